@@ -3,7 +3,7 @@
 from lopt.rules.adam import Adam
 from lopt.rules.functional import Functional
 from lopt.rules.per_parameter import PerParameter
-from lopt.rules.rule import Clock, State, UpdateRule
+from lopt.rules.rule import Clock, State, UpdateRule, Updates
 from lopt.rules.sgdm import SGDM
 
 RULES: dict[str, type[UpdateRule]] = {
@@ -13,4 +13,4 @@ RULES: dict[str, type[UpdateRule]] = {
     "functional": Functional,
 }
 
-__all__ = ["RULES", "SGDM", "Adam", "Clock", "Functional", "PerParameter", "State", "UpdateRule"]
+__all__ = ["RULES", "SGDM", "Adam", "Clock", "Functional", "PerParameter", "State", "UpdateRule", "Updates"]

@@ -4,14 +4,18 @@
     forward(space, params, grads, state, clock)     -> (updates, State)
 
 The caller applies `params <- params - lr * update - lr * weight_decay * params`. The same code runs under
-`torch.func.vmap` with a stacked θ, eagerly on one model, and under `torch.compile`; so a rule writes into none of its
-inputs, reads no tensor's value into Python, and keeps nothing on itself.
+`torch.func.vmap` with a stacked θ, eagerly on one model, and under `torch.compile`; so `forward` writes into none of
+its inputs, reads no tensor's value into Python, and keeps nothing on itself.
+
+`updates_` is the same step for a caller that owns the state and wants no second copy of it: it advances the state in
+place, and hands out the updates piece by piece. A rule that can do this in less memory or time than `forward`
+implements it; its tests compare the two.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
@@ -34,6 +38,14 @@ class State(NamedTuple):
 
     tensors: dict[str, Tensors]  # parameter name -> key -> tensor; "step" counts the updates of this parameter
     scalars: Tensors  # key -> (): what belongs to the whole network
+
+
+class Updates(NamedTuple):
+    """The updates of some parameters, factor * direction each; the directions are valid until the next ones come."""
+
+    names: Sequence[str]
+    directions: Sequence[Tensor]
+    factors: Sequence[Tensor] | None = None  # () each; None: 1
 
 
 class UpdateRule(nn.Module, ABC):
@@ -60,3 +72,22 @@ class UpdateRule(nn.Module, ABC):
         clock: Clock,
     ) -> tuple[Tensors, State]:
         """One step: updates with the shapes of `params`, and the next state."""
+
+    def updates_(
+        self,
+        space: WeightSpace,
+        params: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        state: State,
+        clock: Clock,
+    ) -> Iterator[Updates]:
+        """`forward`, with `state` advanced in place; every parameter comes in one of the `Updates`.
+
+        A parameter may be written as soon as its own update was handed out, not before. The state is complete when the
+        iterator is exhausted.
+        """
+        updates, following = self(space, params, grads, state, clock)
+        for name, tensors in following.tensors.items():
+            for key, tensor in tensors.items():
+                state.tensors[name][key].copy_(tensor)
+        yield Updates(list(updates), list(updates.values()))
