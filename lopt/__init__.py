@@ -3,10 +3,11 @@
 optimizer = lopt.LearnedOptimizer(model.named_parameters(), rule="my_rule.safetensors")
 """
 
-from lopt import functionals, rules, testing
+from lopt import functionals, rules, testing, tracing
 from lopt.checkpoint import load_rule, packaged_rules, read_card, save_rule
 from lopt.errors import InvalidInput
 from lopt.optimizer import LearnedOptimizer
+from lopt.tracing import trace
 from lopt.version import __version__
 from lopt.weight_space import WeightSpace
 
@@ -22,4 +23,6 @@ __all__ = [
     "rules",
     "save_rule",
     "testing",
+    "trace",
+    "tracing",
 ]

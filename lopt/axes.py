@@ -6,7 +6,7 @@ The text is what `repr` of a `WeightSpace` prints and what its constructor reads
     in=784         a fixed axis with a name: neurons that must not be permuted (pixels, classes)
     h:64           64 neurons that the group h permutes
     c:16*9         a product, row-major: a flattened convolution
-    H:4*d[H]:8     each of the 4 heads H permutes its 8 channels d on its own
+    H:4*d[H]:8     each of the 4 heads H permutes its 8 channels d on its own; H may be fixed, H=4*d[H]:8
     h:64+h:64      a concatenation: fused projections, gates
     3*(h:64+2)     parentheses group
 """
@@ -40,7 +40,8 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Group:
-    """An axis that the symmetric group `name` permutes; separately for each position of the groups in `within`."""
+    """An axis that the symmetric group `name` permutes; separately for each position of the groups, or of the named
+    fixed axes, in `within`."""
 
     name: str
     size: int

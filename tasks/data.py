@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lopt.errors import InvalidInput
+from tasks.arguments import check_positive, floating_dtype, usable_device
 from tasks.image_sources import image_origin, image_source, parquet_files, read_tables
 from tasks.task import Split
 
@@ -109,34 +110,6 @@ def check_images(name: str, size: int, classes: Sequence[int] | None) -> list[in
     check_positive("size", size)
     parquet_files(name)
     return _check_classes(name, classes, source.classes)
-
-
-def check_positive(argument: str, value: int) -> None:
-    """Raises `InvalidInput` unless `value` is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidInput(f"{argument}={value!r}: give a whole number of at least 1")
-
-
-def floating_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """A floating dtype from itself or from its name, as a YAML file gives it.
-
-    >>> floating_dtype("float32")
-    torch.float32
-    """
-    known = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
-    found = known.get(dtype) if isinstance(dtype, str) else dtype
-    if found is None or found not in known.values():
-        raise InvalidInput(f"dtype={dtype!r}: give torch.float32 or another of {', '.join(known)}, or its name")
-    return found
-
-
-def usable_device(device: str | torch.device) -> torch.device:
-    """The device, once it has been seen to hold a tensor."""
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, TypeError) as error:
-        cause = str(error).partition("\n")[0]
-        raise InvalidInput(f"device={device!r} cannot be used here ({cause}). 'cpu' always can") from error
 
 
 def _check_classes(name: str, classes: Sequence[int] | None, count: int) -> list[int]:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lopt.errors import InvalidInput
+from lopt.tracing import trace
 from lopt.weight_space import WeightSpace
-from tasks.data import SPLITS, check_positive
+from tasks.arguments import check_positive
 from tasks.supervised import Supervised
+from tasks.tables import split_rows
 from tasks.task import Split, Task, TaskFamily
-
-SHARES = (0.6, 0.8)  # where validation and test begin
 
 
 class OwnData(TaskFamily):
@@ -27,7 +26,7 @@ class OwnData(TaskFamily):
         inputs, targets: (N, ...) each, on the device.
         loss_function: (outputs, targets) -> ().
         batch_size: rows of a training batch, drawn with replacement.
-        weight_space: of the module; by default every axis is a group of its own.
+        weight_space: of the module; by default what `lopt.trace` finds and verifies.
 
     Raises:
         InvalidInput: fewer than 5 rows, or inputs and targets of different length.
@@ -56,10 +55,9 @@ class OwnData(TaskFamily):
             )
         check_positive("batch_size", batch_size)
         params = dict(module.named_parameters())
-        space = WeightSpace.from_shapes(params) if weight_space is None else weight_space
+        space = weight_space or trace(module, inputs[:2], training=module.training)
         space.check(params)
-        order = torch.from_numpy(np.random.RandomState(0).permutation(count)).to(inputs.device)
-        parts = dict(zip(SPLITS, order.tensor_split([int(share * count) for share in SHARES]), strict=True))
+        parts: dict[Split, Tensor] = {split: part.to(inputs.device) for split, part in split_rows(count).items()}
         x: dict[Split, Tensor] = {split: inputs[part] for split, part in parts.items()}
         y: dict[Split, Tensor] = {split: targets[part] for split, part in parts.items()}
         rows: dict[Split, range] = {split: range(len(part)) for split, part in parts.items()}

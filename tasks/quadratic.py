@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lopt.errors import InvalidInput
 from lopt.weight_space import WeightSpace
-from tasks.data import floating_dtype
+from tasks.arguments import floating_dtype
 from tasks.task import Split, Task, TaskFamily
 
 
@@ -59,6 +59,7 @@ class QuadraticTask(Task):
         self.curvature, self.noise = curvature, noise
         self.module = nn.ParameterDict({"w": nn.Parameter(torch.zeros_like(curvature))})
         self.weight_space = WeightSpace({"w": str(len(curvature))})
+        self.optimum = {"w": torch.zeros_like(curvature)}
 
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
         return {"w": self._normal(generator)}

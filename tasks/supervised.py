@@ -19,8 +19,8 @@ from tasks.task import Split, Task, init_module
 class Supervised(Task):
     """The loss of a module's outputs against targets, on its share of the rows of a table.
 
-    Tasks that hold the same tables run as one population, each on rows of its own: what a task draws are positions in
-    the whole table.
+    Tasks that hold the same module and the same tables run as one population, each on rows of its own: what a task
+    draws are positions in the whole table.
 
     Args:
         name: for reports.
@@ -29,8 +29,10 @@ class Supervised(Task):
         inputs, targets: for every split a table (N, ...), on the device.
         rows: for every split this task's rows of the table, as range(start, stop).
         batch_size: B.
-        evaluation_size: how many of the rows, the first ones, measure the loss of a split; None or too many: all.
+        evaluation: for every split the rows that measure its loss; by default all of this task's.
         loss_function: (outputs, targets) -> (), such as those of torch.nn.functional.
+        l2: adds l2 / 2 times the sum of the squared parameters to the loss.
+        optimum: the parameters of the least loss on the evaluation rows of "train", where they are known.
     """
 
     def __init__(
@@ -42,12 +44,16 @@ class Supervised(Task):
         targets: Mapping[Split, Tensor],
         rows: Mapping[Split, range],
         batch_size: int,
-        evaluation_size: int | None = None,
+        evaluation: Mapping[Split, range] | None = None,
         loss_function: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        l2: float = 0.0,
+        optimum: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.name, self.module, self.weight_space = name, module, weight_space
         self.inputs, self.targets, self.rows = inputs, targets, rows
-        self.batch_size, self.evaluation_size, self.loss_function = batch_size, evaluation_size, loss_function
+        self.batch_size, self.loss_function, self.l2 = batch_size, loss_function, l2
+        self.evaluation = rows if evaluation is None else evaluation
+        self.optimum = optimum
 
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
         device = self.inputs["train"].device
@@ -55,7 +61,10 @@ class Supervised(Task):
 
     def loss(self, params: Mapping[str, Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
         inputs, targets = batch
-        return self.loss_function(functional_call(self.module, dict(params), (inputs,)), targets)
+        loss = self.loss_function(functional_call(self.module, dict(params), (inputs,)), targets)
+        if self.l2:
+            loss = loss + self.l2 / 2 * torch.stack([p.square().sum() for p in params.values()]).sum()
+        return loss
 
     def draw(self, split: Split, generator: torch.Generator) -> Tensor:
         """Positions (B,) in the table, with replacement."""
@@ -67,6 +76,6 @@ class Supervised(Task):
         return self.inputs[split][drawn], self.targets[split][drawn]
 
     def evaluation_batch(self, split: Split) -> tuple[Tensor, Tensor]:
-        """The first `evaluation_size` rows of the split, or all of it."""
-        rows = self.rows[split][: self.evaluation_size]
-        return self.inputs[split][rows.start : rows.stop], self.targets[split][rows.start : rows.stop]
+        rows = self.evaluation[split]
+        chosen = slice(rows.start, rows.stop, rows.step)
+        return self.inputs[split][chosen], self.targets[split][chosen]

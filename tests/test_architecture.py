@@ -84,7 +84,7 @@ def _forbidden(package: str, module: str, inside: bool) -> str | None:
     name = module.removeprefix("?")
     top = name.split(".")[0]
     if top not in OWN:
-        allowed = OPTIONAL if module.startswith("?") else SHIPPED
+        allowed = SHIPPED | OPTIONAL if module.startswith("?") else SHIPPED
         return f"lopt imports {name}" if package == "lopt" and top not in allowed else None
     if inside and not module.startswith("?"):
         return f"imports {name} inside a function"

@@ -2,6 +2,7 @@
 
 from lopt.rules.adam import Adam
 from lopt.rules.functional import Functional
+from lopt.rules.neuron import Neuron
 from lopt.rules.per_parameter import PerParameter
 from lopt.rules.rule import Clock, State, UpdateRule, Updates
 from lopt.rules.sgdm import SGDM
@@ -11,6 +12,18 @@ RULES: dict[str, type[UpdateRule]] = {
     "adam": Adam,
     "per_parameter": PerParameter,
     "functional": Functional,
+    "neuron": Neuron,
 }
 
-__all__ = ["RULES", "SGDM", "Adam", "Clock", "Functional", "PerParameter", "State", "UpdateRule", "Updates"]
+__all__ = [
+    "RULES",
+    "SGDM",
+    "Adam",
+    "Clock",
+    "Functional",
+    "Neuron",
+    "PerParameter",
+    "State",
+    "UpdateRule",
+    "Updates",
+]

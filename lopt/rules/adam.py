@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lopt.errors import InvalidInput
-from lopt.rules.moments import debias, logit, moving_average
+from lopt.rules.moments import accumulator, debias, logit, moving_average
 from lopt.rules.rule import Clock, State, Tensors, UpdateRule
 from lopt.weight_space import WeightSpace
 
@@ -26,7 +26,7 @@ class Adam(UpdateRule):
         beta1, beta2: decays between 0 and 1.
         eps: ε, above 0, in units of a gradient.
 
-    State: "momentum" and "second_moment", 8 bytes a parameter in float32.
+    State: "momentum" and "second_moment", 8 bytes a parameter: float32, for weights of half precision, too.
     """
 
     default_lr: ClassVar[float] = 1e-3
@@ -49,9 +49,9 @@ class Adam(UpdateRule):
         return State(
             {
                 k: {
-                    "step": torch.zeros((), device=p.device),
-                    "momentum": torch.zeros_like(p),
-                    "second_moment": torch.zeros_like(p),
+                    "step": torch.zeros((), dtype=torch.float32, device=p.device),
+                    "momentum": accumulator(p),
+                    "second_moment": accumulator(p),
                 }
                 for k, p in params.items()
             },
@@ -72,6 +72,7 @@ class Adam(UpdateRule):
         following: dict[str, Tensors] = {}
         for name, g in grads.items():
             old = state.tensors[name]
+            g = g.to(old["momentum"].dtype)
             step = old["step"] + 1
             m = moving_average(old["momentum"], g, b1, gain1)
             v = moving_average(old["second_moment"], g.square(), b2, gain2)

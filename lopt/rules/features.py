@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lopt.rules.moments import TIMESCALES, moving_average, normalise_rms, time_features
+from lopt.rules.moments import TIMESCALES, accumulator, moving_average, normalise_rms, time_features
 from lopt.rules.rule import Clock, State, Tensors
 
 DECAYS = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
@@ -25,10 +25,13 @@ CHANNELS = WEIGHT_CHANNELS + len(TIMESCALES)
 
 
 def init_momenta(params: Mapping[str, Tensor]) -> State:
-    """Six momenta a weight, on a trailing axis: 24 bytes a parameter in float32."""
+    """Six momenta a weight, on a trailing axis: 24 bytes a parameter, float32 for weights of half precision, too."""
     return State(
         {
-            name: {"step": torch.zeros((), device=p.device), "momenta": p.new_zeros(*p.shape, len(DECAYS))}
+            name: {
+                "step": torch.zeros((), dtype=torch.float32, device=p.device),
+                "momenta": torch.stack([accumulator(p)] * len(DECAYS), -1),
+            }
             for name, p in params.items()
         },
         {},
@@ -40,8 +43,8 @@ def advance_momenta(grads: Mapping[str, Tensor], state: State) -> State:
     following = {}
     for name, g in grads.items():
         old = state.tensors[name]
-        decays, gains = torch.tensor([DECAYS, GAINS], dtype=g.dtype, device=g.device)
-        momenta = moving_average(old["momenta"], g.unsqueeze(-1), decays, gains)
+        decays, gains = torch.tensor([DECAYS, GAINS], dtype=old["momenta"].dtype, device=g.device)
+        momenta = moving_average(old["momenta"], g.to(old["momenta"].dtype).unsqueeze(-1), decays, gains)
         following[name] = {"step": old["step"] + 1, "momenta": momenta}
     return State(following, state.scalars)
 

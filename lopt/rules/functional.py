@@ -28,7 +28,7 @@ class Functional(UpdateRule):
     Args:
         space: the weight space, or its dictionary of texts, as a checkpoint stores it.
 
-    State: "momenta", 24 bytes a parameter in float32.
+    State: "momenta", 24 bytes a parameter: float32, for weights of half precision, too.
 
     >>> rule = Functional({"0.weight": "h:4, in=3", "0.bias": "h:4", "2.weight": "out=2, h:4", "2.bias": "out=2"})
     >>> len(rule.nf_layer.terms)

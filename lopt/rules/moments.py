@@ -20,16 +20,29 @@ RMS_GUARD = 1e-25
 TIMESCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
 
 
-def logit(decay: float) -> float:
-    """The inverse of the sigmoid: how a decay between 0 and 1 is stored as a free meta-parameter."""
+def check_decay(decay: float) -> None:
     if not 0 < decay < 1:
         raise InvalidInput(f"decay: {decay}; it must lie strictly between 0 and 1")
+
+
+def logit(decay: float) -> float:
+    """The inverse of the sigmoid: how a decay between 0 and 1 is stored as a free meta-parameter."""
+    check_decay(decay)
     return math.log(decay) - math.log1p(-decay)
 
 
 def moving_average(old: Tensor, new: Tensor, decay: Tensor | float, gain: Tensor | float) -> Tensor:
     """decay * old + gain * new in the dtype of old; gain is passed apart since 1 - decay loses its digits near 1."""
     return (decay * old + gain * new).to(old.dtype)
+
+
+def accumulator(p: Tensor) -> Tensor:
+    """Zeros of the shape of a weight for what a rule remembers of it, in float32 where the weight is of half precision.
+
+    A square of a small gradient, or 1e-8 beside it, is zero in float16, and a moving average at 0.999 stands still in
+    bfloat16. A float64 weight keeps a float64 state.
+    """
+    return torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
 
 
 def debias(step: Tensor, log_decay: Tensor) -> Tensor:
@@ -42,7 +55,15 @@ def normalise_rms(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().mean() + RMS_GUARD)
 
 
-def time_features(step: Tensor) -> Tensor:
-    """tanh(t / τ - 1) for the eleven time scales τ: from -0.76 at the start to 1 when τ is long past. () -> (11,)."""
-    scales = torch.tensor(TIMESCALES, dtype=step.dtype, device=step.device)
-    return torch.tanh(step / scales - 1)
+def timescales(like: Tensor) -> Tensor:
+    """The eleven time scales τ: (11,), of the dtype and on the device of `like`."""
+    return torch.tensor(TIMESCALES, dtype=like.dtype, device=like.device)
+
+
+def time_features(step: Tensor, scales: Tensor | None = None) -> Tensor:
+    """tanh(t / τ - 1) for the eleven time scales τ: from -0.76 at the start to 1 when τ is long past. () -> (11,).
+
+    Args:
+        scales: what `timescales` gives, if it is at hand: making it copies memory to the device.
+    """
+    return torch.tanh(step / (timescales(step) if scales is None else scales) - 1)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lopt.rules.moments import logit, moving_average
+from lopt.rules.moments import accumulator, logit, moving_average
 from lopt.rules.rule import Clock, State, Tensors, UpdateRule
 from lopt.weight_space import WeightSpace
 
@@ -21,7 +21,7 @@ class SGDM(UpdateRule):
     Args:
         momentum: μ, between 0 and 1.
 
-    State: "momentum", 4 bytes a parameter in float32.
+    State: "momentum", 4 bytes a parameter: float32, for weights of half precision, too.
     """
 
     default_lr: ClassVar[float] = 1e-2
@@ -38,7 +38,10 @@ class SGDM(UpdateRule):
 
     def init_state(self, space: WeightSpace, params: Mapping[str, Tensor]) -> State:
         return State(
-            {k: {"step": torch.zeros((), device=p.device), "momentum": torch.zeros_like(p)} for k, p in params.items()},
+            {
+                k: {"step": torch.zeros((), dtype=torch.float32, device=p.device), "momentum": accumulator(p)}
+                for k, p in params.items()
+            },
             {},
         )
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import lopt.checkpoint
 from lopt import InvalidInput, WeightSpace, __version__, load_rule, packaged_rules, read_card, save_rule
-from lopt.rules import RULES, SGDM, Adam, Functional, PerParameter, UpdateRule
+from lopt.rules import RULES, SGDM, Adam, Functional, Neuron, PerParameter, UpdateRule
 
 SPACE = WeightSpace({"0.weight": "h:4, in=3", "0.bias": "h:4", "qk": "H:2*d[H]:3+(h:4+1), 2*3"})
 BUILD = {
@@ -21,6 +21,7 @@ BUILD = {
     "adam": lambda: Adam(0.8, 0.95, 1e-6),
     "per_parameter": lambda: PerParameter(width=8, layers=2),
     "functional": lambda: Functional(SPACE, width=8, layers=2),
+    "neuron": lambda: Neuron(width=8),
 }
 
 

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from lopt import InvalidInput, WeightSpace
 from lopt.functionals import Pointwise
-from lopt.rules import RULES, SGDM, Adam, Clock, Functional, PerParameter, State, UpdateRule
+from lopt.rules import RULES, SGDM, Adam, Clock, Functional, Neuron, PerParameter, State, UpdateRule
 from lopt.rules.features import CHANNELS, DECAYS, WEIGHT_CHANNELS
 from lopt.rules.moments import TIMESCALES, debias, logit, normalise_rms, time_features
 from lopt.testing import TOLERANCE
@@ -26,6 +26,7 @@ BUILD: dict[str, Callable[[WeightSpace], UpdateRule]] = {
     "adam": lambda space: Adam(0.8, 0.95, 1e-6),
     "per_parameter": lambda space: PerParameter(width=8, layers=2),
     "functional": lambda space: Functional(space, width=8, layers=2),
+    "neuron": lambda space: Neuron(width=8),
 }
 SPACES = {
     "linear stack": {"0.weight": "h:6, in=3", "0.bias": "h:6", "2.weight": "out=2, h:6", "2.bias": "out=2"},
@@ -68,10 +69,10 @@ def run(rule: UpdateRule, space: WeightSpace, params, gradients, start: State | 
 
 
 def permute_state(space: WeightSpace, state: State, permutations: Mapping[str, Tensor]) -> State:
-    """State tensors have the shape of the weight, or that and one more axis, which stays; counters stay, too."""
+    """State tensors have the shape of the weight, or that and one more axis, which stays; so does all else."""
 
     def one(name: str, key: str, x: Tensor) -> Tensor:
-        if key == "step":
+        if key in ("step", "loss"):
             return x
         return space.permute({name: x}, permutations, channels=key == "momenta")[name]
 
@@ -137,7 +138,7 @@ def test_only_rules_that_see_the_coupling_depend_on_it(rule, name, space):
     plain = run(rule, space, params, gradients)[0]
     moved = run(rule, space, apart.permute(params, p), [apart.permute(grads, p) for grads in gradients])[0]
     error = gap(moved, apart.permute(plain, p))
-    assert error > 1e-3 if name == "functional" else error < 1e-12
+    assert error > 1e-3 if name in ("functional", "neuron") else error < 1e-12
 
 
 def test_calls_are_pure(rule, space):
@@ -227,6 +228,7 @@ def test_state_is_what_the_docstring_lists(rule, space):
         entries = dict(state.tensors[k])
         assert entries.pop("step").shape == ()
         assert all(f'"{key}"' in described for key in entries)
+        assert entries.pop("loss", torch.zeros(0)).numel() <= 4  # the same few for every tensor
         assert all(x.shape[: len(shape)] == shape for x in entries.values())
         numbers = sum(x.numel() for x in entries.values())
         assert f"{4 * numbers // math.prod(shape)} bytes a parameter" in described

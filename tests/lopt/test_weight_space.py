@@ -367,3 +367,58 @@ def test_attention_computes_the_same_after_a_permutation_within_each_head():
     assert not torch.equal(permutations["d"][0], permutations["d"][1])
     assert not torch.allclose(moved["qkv"], weights["qkv"])
     torch.testing.assert_close(attention(moved), attention(weights))
+
+
+# --- buffers ---------------------------------------------------------------------------------------------------------
+
+NORM = WeightSpace(
+    {"conv.weight": "c:4, in=3, 9", "norm.weight": "c:4", "head": "H:2*d[H]:3, c:4"},
+    buffers={"norm.running_mean": "c:4", "table": "H:2, in=3", "both": "c:4, H:2"},
+)
+
+
+def test_buffers_are_part_of_the_value():
+    text = (
+        "WeightSpace({'conv.weight': 'c:4, in=3, 9', 'norm.weight': 'c:4', 'head': 'H:2*d[H]:3, c:4'}, "
+        "buffers={'norm.running_mean': 'c:4', 'table': 'H:2, in=3', 'both': 'c:4, H:2'})"
+    )
+    assert repr(NORM) == text
+    copies = [eval(text, {"WeightSpace": WeightSpace}), pickle.loads(pickle.dumps(NORM)), copy.deepcopy(NORM)]
+    assert all(same == NORM and hash(same) == hash(NORM) and same.buffers == NORM.buffers for same in copies)
+    without = WeightSpace(dict(NORM.items()))
+    assert without != NORM and without.buffers == {}
+    assert WeightSpace(dict(NORM.items()), dict(reversed(NORM.buffers.items()))) == NORM
+    assert WeightSpace(dict(NORM.items()), {**NORM.buffers, "table": "2, in=3"}) != NORM
+    assert list(NORM) == list(NORM.shapes) == ["conv.weight", "norm.weight", "head"] and len(NORM) == 3
+    assert list(NORM.groups) == ["c", "H", "d"] and "table" not in NORM
+
+
+def test_buffers_follow_their_groups():
+    assert NORM.relaxed().buffers["table"] == (Group("H", 2), Group("in", 3))
+    assert NORM.independent().buffers == NORM.buffers
+    assert list(NORM.restrict(["norm.weight"]).buffers) == ["norm.running_mean"]
+    assert list(NORM.restrict(["head"]).buffers) == ["norm.running_mean", "table", "both"]
+    with pytest.raises(InvalidInput, match=r"no parameter has the groups \['k'\]"):
+        WeightSpace({"w": "h:4"}, {"b": "k:4"})
+    with pytest.raises(InvalidInput, match=r"\['w'\] are parameters"):
+        WeightSpace({"w": "h:4"}, {"w": "h:4"})
+    with pytest.raises(InvalidInput, match="axis 'h' is h:5 here and h:4 elsewhere"):
+        WeightSpace({"w": "h:4"}, {"b": "h:5"})
+
+
+def test_buffers_are_permuted_by_the_same_permutations():
+    p = NORM.random_permutations(generator())
+    mean, table = torch.randn(4), torch.randn(2, 3)
+    moved = NORM.permute({"norm.running_mean": mean, "table": table, "norm.weight": mean}, p)
+    assert torch.equal(moved["norm.running_mean"], mean[p["c"]]) and torch.equal(moved["table"], table[p["H"]])
+    assert torch.equal(moved["norm.weight"], moved["norm.running_mean"])
+    with pytest.raises(InvalidInput, match="'norm.running_var' is not in this WeightSpace"):
+        NORM.permute({"norm.running_var": mean}, p)
+
+
+def test_a_group_that_stands_twice_is_read_at_the_nearest_place():
+    """A matrix from heads of channels to heads of channels, whose axes are not merged."""
+    split, merged = WeightSpace({"w": "H:3, d[H]:4, H:3, d[H]:4"}), WeightSpace({"w": "H:3*d[H]:4, H:3*d[H]:4"})
+    x, p = torch.randn(12, 12), split.random_permutations(generator())
+    moved = split.permute({"w": x.reshape(3, 4, 3, 4)}, p)["w"]
+    assert torch.equal(moved.reshape(12, 12), merged.permute({"w": x}, p)["w"])

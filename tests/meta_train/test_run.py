@@ -135,7 +135,8 @@ def test_errors_are_printed_without_a_traceback(tmp_path):
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 2
     assert stderr.strip() == (
-        "error: unknown rule 'functionl'; did you mean 'functional'? Known: adam, functional, per_parameter, sgdm"
+        "error: unknown rule 'functionl'; did you mean 'functional'? "
+        "Known: adam, functional, neuron, per_parameter, sgdm"
     )
 
 

@@ -119,5 +119,5 @@ def test_evaluate_is_the_loss_on_the_fixed_batch(task):
 
 
 def test_the_space_of_a_linear_stack(task):
-    expected = {"0.weight": "h0:6, in=64", "0.bias": "h0:6", "2.weight": "out=10, h0:6", "2.bias": "out=10"}
+    expected = {"0.weight": "g0:6, in=64", "0.bias": "g0:6", "2.weight": "out=10, g0:6", "2.bias": "out=10"}
     assert task.weight_space == WeightSpace(expected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from torch.func import vmap
 
 from lopt.errors import InvalidInput
 from tasks import ImageData, ImageMLP, Split, TaskFamily, load_images
-from tasks import image_mlp as image_mlp_module
+from tasks import image_family as image_family_module
 from tasks.data import SPLITS
 from tasks.supervised import Supervised
 
@@ -34,8 +35,10 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def only_task(**arguments) -> Supervised:
-    (task,) = ImageMLP(**{"batch_size": 16, **arguments}).tasks
+def only_task(**arguments: Any) -> Supervised:
+    options: dict[str, Any] = {"batch_size": 16, **arguments}
+    (task,) = ImageMLP(**options).tasks
+    assert isinstance(task, Supervised)
     return task
 
 
@@ -55,7 +58,7 @@ def test_loss_is_the_modules_cross_entropy() -> None:
 @pytest.mark.parametrize("activation", ["relu", "gelu", "silu", "tanh"])
 def test_activations_and_weight_space(activation: str) -> None:
     task = only_task(activation=activation, hidden=(5,))
-    expected = {"0.weight": "h0:5, in=64", "0.bias": "h0:5", "2.weight": "out=10, h0:5", "2.bias": "out=10"}
+    expected = {"0.weight": "g0:5, in=64", "0.bias": "g0:5", "2.weight": "out=10, g0:5", "2.bias": "out=10"}
     assert {k: ", ".join(map(str, axes)) for k, axes in task.weight_space.items()} == expected
     task.weight_space.check(task.init(seeded(0)))
     # A permutation of the hidden neurons leaves the loss as it is.
@@ -145,7 +148,7 @@ def constant_images(name: str, *_, **__) -> ImageData:
 
 
 def test_each_task_sees_its_own_images_in_one_population(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_mlp_module, "load_images", constant_images)
+    monkeypatch.setattr(image_family_module, "load_images", constant_images)
     family = ImageMLP(["mnist", "fashion_mnist"], batch_size=400)
     assert isinstance(family, TaskFamily)
     one, two = family.tasks
@@ -163,7 +166,7 @@ def test_each_task_sees_its_own_images_in_one_population(monkeypatch: pytest.Mon
 
 
 def test_every_data_set_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_mlp_module, "load_images", constant_images)
+    monkeypatch.setattr(image_family_module, "load_images", constant_images)
     family, generator = ImageMLP(["mnist", "fashion_mnist"]), seeded(0)
     names = [family.sample(generator).name for _ in range(200)]
     assert 70 < names.count("image_mlp/mnist") < 130
@@ -199,7 +202,7 @@ def test_arguments_are_checked(arguments: dict, message: str) -> None:
 
 
 def test_building_a_family_loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_mlp_module, "load_images", lambda *_: pytest.fail("the constructor loads data"))
+    monkeypatch.setattr(image_family_module, "load_images", lambda *_: pytest.fail("the constructor loads data"))
     ImageMLP("mnist")
     monkeypatch.setenv("LOPT_DATA", "/nowhere")
     with pytest.raises(InvalidInput, match="LOPT_DATA='/nowhere' is no folder"):

@@ -1,0 +1,18 @@
+"""The Neuron rule. In reading order:
+
+form.py           how one parameter is seen: a batch of matrices, with a neuron behind each row and column
+layout.py         what is precomputed for a weight space: which entries meet which neurons
+tokens.py         from sums over rows, columns and tensors to features without a unit
+network.py        the equivariant functional over neurons, tensors and the network
+combine.py        from its heads to the coefficients of the update
+pure.py           the two passes over all weights at once, as pure functions
+chunks.py         how weights are cut and put together so that a pass stays in a cache
+passes.py         the two passes in place, chunk by chunk
+orthogonalise.py  Muon's direction, an option
+sharded.py        the only place that knows of sharded tensors
+rule.py           Neuron
+"""
+
+from lopt.rules.neuron.rule import Neuron
+
+__all__ = ["Neuron"]

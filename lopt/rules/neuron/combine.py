@@ -1,0 +1,92 @@
+r"""From the heads to the update: coefficients for each row and column, and the elementwise formula that uses them.
+
+With m, s, v the stored (not bias-corrected) moments and q = 1 / sqrt(k v + ε²), where k v is 1 on average over the
+tensor, the update before it is brought to RMS 1:
+
+    u_ij = b_j ( (a_g g + a_m m + a_s s)_ij q_ij + a_w w_ij + (a_1 + a_f c_j) m_ij )
+
+The six a, and k, belong to rows (constants of the tensor times the correction of the row's neurons), c and b to
+columns: c_j is the column's part of the factored second moment, b_j the correction of the column's neurons.
+
+Legend: E entries without those of the tensors, E_r row entries, E_c column entries, T tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lopt.rules.moments import RMS_GUARD
+from lopt.rules.neuron.layout import Layout
+from lopt.rules.neuron.network import Heads
+from lopt.rules.neuron.tokens import LOG_UNIT, MM, Moments, V
+
+ROWS, COLUMNS = 7, 2  # numbers for each row, for each column
+
+# The learned scale lies between 1/1000 and 10. At 10 and the default lr an update changes weights by 0.01 (RMS), as
+# much as any layer bears; at 1/1000 the network stands still, which a learned schedule must be able to end at.
+_DECADES_DOWN, _DECADES_UP = 3.0, 1.0
+
+
+class Plan(NamedTuple):
+    """What the second pass over memory needs."""
+
+    rows: Tensor  # [ROWS, E_r]: a_g, a_m, a_s, a_w, a_1, a_f, k
+    columns: Tensor  # [COLUMNS, E_c]: c, b
+    scales: Tensor  # [T]: the RMS of the update
+    floor: float  # ε²
+
+
+def bounded_scale(x: Tensor) -> Tensor:
+    r"""10^{4 σ(κx + ln 3) - 3}: between 1/1000 and 10, 1 at x = 0, and there as steep as e^x."""
+    down, up = _DECADES_DOWN, _DECADES_UP
+    kappa = (down + up) / (down * up * math.log(10))
+    return torch.exp(math.log(10) * ((down + up) * torch.sigmoid(kappa * x + math.log(down / up)) - down))
+
+
+def brought_to(scales: Tensor, mean_squares: Tensor) -> Tensor:
+    """The factor that brings an update of this mean square to an RMS of `scales`; zeros stay zeros."""
+    return scales * torch.rsqrt(mean_squares + RMS_GUARD)
+
+
+def make_plan(
+    layout: Layout, moments: Moments, heads: Heads, log_debiases: Tensor, eps: float, orthogonalise: bool
+) -> Plan:
+    r"""Directions are measured so that a coefficient of 1 gives about the RMS of the base direction, ρ.
+
+    $$ a_g = h_g \rho / \bar v^{1/2},\; a_m = (1 + h_m) / (d_m \bar v^{1/2}),\; a_s = h_s / (d_s \bar v^{1/2}),\;
+       a_w = h_w \rho / \overline{w^2}^{1/2},\; a_1 = h_1 / (d_m \bar v^{1/2}),\; a_f = h_f r_i / d_m,\;
+       k = 1 / (d_v \bar v) $$
+
+    with d = 1 - decay^t, ρ² the mean of m² over that of v, and r_i c_j = (v_i v_j / v)^{-1/2} from row, column and
+    tensor means of v.
+    """
+    _, log_m, log_w, log_v = moments.logs[:, layout.n_entries :].unbind(0)
+    dm, ds, dv = log_debiases.unbind(0)
+    size, root = 0.5 * (log_m - log_v), 0.5 * log_v
+    base = torch.where(layout.static[:, -1] > 0, size, -dm - root) if orthogonalise else -dm - root
+    known = moments.means[MM, layout.n_entries :] * torch.exp(-log_m)  # 1; where there never was a gradient, 0
+    units = torch.stack([size - root, base, -ds - root, size - 0.5 * log_w, -dm - root, -dm, -log_v - dv]).exp()
+    h = heads.coefficients
+    h = torch.cat([h[:1], 1 + h[1:2], h[2:3], h[3:4] * known, h[4:6]])
+    constants = torch.cat([units[:6] * h, units[6:]])
+    logs, half = _corrections(layout, heads.corrections), -0.5 * LOG_UNIT * moments.features[1]
+    n_rows = layout.n_rows
+    row, column = logs[:n_rows].exp(), logs[n_rows:]
+    rows = constants.index_select(1, layout.tensor[:n_rows])
+    rows = torch.cat([rows[:5] * row, rows[5:6] * (row * half[:n_rows].exp()), rows[6:]])
+    factor = -0.5 * moments.logs[V, n_rows : layout.n_entries]
+    scales = bounded_scale(heads.coefficients[6])
+    return Plan(rows, torch.stack([factor, column]).exp(), scales, eps**2)
+
+
+def _corrections(layout: Layout, corrections: Tensor) -> Tensor:
+    """The logarithm of the factor of each row and column, from those of the neurons that stand there: [E].
+
+    Each lies between -1 and 1; where several neurons stand (two group axes on one side), theirs add up.
+    """
+    bounded = corrections.flatten().index_select(0, layout.target).tanh()
+    return bounded.new_zeros(layout.n_entries).index_add(0, layout.entry, bounded)

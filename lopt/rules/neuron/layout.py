@@ -1,0 +1,230 @@
+"""All that the Neuron rule precomputes for a weight space: which entries meet which neurons, and what never changes.
+
+The tensors of one form stand together, as one stack; the entries of all of them lie in one row, row entries first, then
+column entries, then an entry for each tensor as a whole. All tables of neurons lie in one table. So a step takes the
+same few operators for every network.
+
+Legend: n weights in all, T tensors, E entries without those of the tensors, N neurons, K tables, R roles, M meetings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lopt.axes import Group, leaves
+from lopt.rules.moments import TIMESCALES
+from lopt.rules.neuron.form import ROLES, Form, Slot, Table, form_of
+from lopt.weight_space import WeightSpace
+
+STATIC = 12  # features of a tensor that never change
+LOSS_GAINS = (0.1, 0.01, 0.01)  # of the fast mean, the slow mean, the variance
+_SIZE_UNIT = 10.0  # of log sizes
+_SMALL_MATRIX = 1 << 17  # entries up to which a mean is one product with a matrix
+
+
+class Average(NamedTuple):
+    """Means over rows of a matrix: result j is the mean of the rows source[k] with target[k] = j; of none it is 0."""
+
+    source: Tensor | None  # [M]; None: all rows in order
+    target: Tensor  # [M]
+    inverse: Tensor  # [results, 1]: 1 / (rows of each mean)
+    matrix: Tensor | None  # [results, rows]: the same as one product, where that is small
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[rows, c] -> [results, c]."""
+        if self.matrix is not None:
+            return self.matrix @ x
+        x = x if self.source is None else x.index_select(0, self.source)
+        return x.new_zeros(self.inverse.shape[0], x.shape[1]).index_add(0, self.target, x) * self.inverse
+
+
+class Stack(NamedTuple):
+    """The tensors of one form, which run as one: where they, their weights and their entries are."""
+
+    form: Form
+    tensors: slice
+    weights: slice
+    rows: slice  # among the entries
+    columns: slice  # among the column entries
+
+
+class Layout(NamedTuple):
+    """See the module. Index tensors are int64, the others of the dtype that the rule computes in."""
+
+    space: WeightSpace
+    device: torch.device
+    dtype: torch.dtype
+    names: tuple[str, ...]  # stack after stack
+    stacks: tuple[Stack, ...]
+    sizes: tuple[int, ...]  # [T]
+    n_rows: int
+    n_entries: int
+    n_tables: int
+    n_neurons: int
+    tensor: Tensor  # [E + T]: the tensor of each entry
+    inverse_size: Tensor  # [E + T]: 1 / (weights behind the entry)
+    static: Tensor  # [T, STATIC]
+    timescales: Tensor  # [11]: see moments.py; here so that a step copies nothing to the device
+    loss_gains: Tensor  # [3]: the least gains of the averages of the loss, see tokens.py
+    # entries and neurons
+    entry: Tensor  # [M]: entry ..
+    target: Tensor  # [M]: .. and neuron * R + role that meet
+    to_neurons: Average  # from entries to neurons, role by role: [E, c] -> [N R, c]
+    present: Tensor  # [N, R]: 1 where there is an entry
+    # neurons, tables and tensors
+    table: Tensor  # [N]: the table of each neuron
+    to_tables: Average  # from neurons: [N, c] -> [K, c]
+    tables_to_tensors: Average  # role by role: [K, c] -> [T R, c]
+    tensors_to_tables: Average  # role by role: [T, c] -> [K R, c]
+
+
+_KEPT: deque[Layout] = deque(maxlen=16)
+
+
+def layout_of(space: WeightSpace, device: torch.device, dtype: torch.dtype) -> Layout:
+    """The layout of a space, made once for each device and dtype."""
+    for kept in _KEPT:
+        if kept.space is space and kept.device == device and kept.dtype == dtype:
+            return kept
+    for kept in _KEPT:
+        if kept.space == space and kept.device == device and kept.dtype == dtype:
+            return kept
+    made = _build(space, device, dtype)
+    _KEPT.append(made)
+    return made
+
+
+def _build(space: WeightSpace, device: torch.device, dtype: torch.dtype) -> Layout:
+    forms = {name: form_of(name, axes) for name, axes in space.items()}
+    alike: dict[tuple[int, ...], list[str]] = {}
+    for name, form in forms.items():
+        alike.setdefault((*form.shape, form.hidden), []).append(name)
+    names = tuple(name for members in alike.values() for name in members)
+    ordered = [forms[name] for name in names]
+    tensor, size = _entries(ordered)
+
+    def index(x: Sequence[int] | np.ndarray) -> Tensor:
+        return torch.as_tensor(np.asarray(x, dtype=np.int64), device=device)
+
+    def number(x: Sequence[Sequence[float]] | Sequence[float] | np.ndarray) -> Tensor:
+        return torch.as_tensor(np.asarray(x, dtype=np.float64), device=device).to(dtype)
+
+    def average(source: np.ndarray | None, rows: int, target: np.ndarray, results: int) -> Average:
+        weight = 1 / np.maximum(1, np.bincount(target, minlength=results))
+        dense = None
+        if rows * results <= _SMALL_MATRIX:
+            dense = np.zeros((results, rows))
+            np.add.at(dense, (target, np.arange(rows) if source is None else source), weight[target])
+        return Average(
+            None if source is None else index(source),
+            index(target),
+            number(weight)[:, None],
+            None if dense is None else number(dense),
+        )
+
+    meet, n_rows = _meetings(ordered), sum(form.batch * form.rows for form in ordered)
+    n_entries, n_tables, n_neurons = len(tensor) - len(names), len(meet.table_sizes), int(meet.table_sizes.sum())
+    roles, table = len(ROLES), np.repeat(np.arange(n_tables), meet.table_sizes)
+    return Layout(
+        space=space,
+        device=device,
+        dtype=dtype,
+        names=names,
+        stacks=_stacks(list(alike.values()), forms),
+        sizes=tuple(math.prod(form.shape) for form in ordered),
+        n_rows=n_rows,
+        n_entries=n_entries,
+        n_tables=n_tables,
+        n_neurons=n_neurons,
+        tensor=index(tensor),
+        inverse_size=number(1 / np.maximum(1, size)),
+        static=number([_static(space, name, forms[name]) for name in names]).reshape(len(names), STATIC),
+        timescales=number(TIMESCALES),
+        loss_gains=number(LOSS_GAINS),
+        entry=index(meet.entry),
+        target=index(meet.target),
+        to_neurons=average(meet.entry, n_entries, meet.target, n_neurons * roles),
+        present=number(np.bincount(meet.target, minlength=n_neurons * roles) > 0).reshape(-1, roles),
+        table=index(table),
+        to_tables=average(None, n_neurons, table, n_tables),
+        tables_to_tensors=average(meet.table_role // roles, n_tables, meet.tensor_role, len(names) * roles),
+        tensors_to_tables=average(meet.tensor_role // roles, len(names), meet.table_role, n_tables * roles),
+    )
+
+
+def _stacks(alike: Sequence[Sequence[str]], forms: dict[str, Form]) -> tuple[Stack, ...]:
+    stacks, tensors, weights, rows, columns = [], 0, 0, 0, 0
+    for members in alike:
+        form, count = forms[members[0]], len(members)
+        ends = (
+            tensors + count,
+            weights + count * math.prod(form.shape),
+            rows + count * form.batch * form.rows,
+            columns + count * form.batch * form.columns,
+        )
+        starts = (tensors, weights, rows, columns)
+        stacks.append(Stack(form, *(slice(a, b) for a, b in zip(starts, ends, strict=True))))
+        tensors, weights, rows, columns = ends
+    return tuple(stacks)
+
+
+def _entries(forms: Sequence[Form]) -> tuple[np.ndarray, np.ndarray]:
+    """For each entry, and each tensor as a whole, its tensor and the number of weights behind it."""
+    every = np.arange(len(forms))
+    batch, rows, columns = (np.array([form[k] for form in forms], dtype=np.int64) for k in range(3))
+    tensor = np.concatenate([np.repeat(every, batch * rows), np.repeat(every, batch * columns), every])
+    size = np.concatenate([np.repeat(columns, batch * rows), np.repeat(rows, batch * columns), batch * rows * columns])
+    return tensor, size
+
+
+class _Meetings(NamedTuple):
+    table_sizes: np.ndarray
+    entry: np.ndarray
+    target: np.ndarray
+    tensor_role: np.ndarray
+    table_role: np.ndarray
+
+
+def _meetings(forms: Sequence[Form]) -> _Meetings:
+    """Which entries meet which neurons, and which tensors meet which tables, by role."""
+    tables: dict[Table, tuple[int, int]] = {}  # -> its number, its first neuron
+    neurons, row, column = 0, 0, sum(form.batch * form.rows for form in forms)
+    entry, target, links = [np.empty(0, np.int64)], [np.empty(0, np.int64)], {}
+    for index, form in enumerate(forms):
+        sides: list[tuple[int, Slot]] = [(row, slot) for slot in form.row_slots]
+        sides += [(column, slot) for slot in form.column_slots]
+        for start, slot in sides:
+            if slot.table not in tables:
+                tables[slot.table] = (len(tables), neurons)
+                neurons += math.prod(size for _, size in slot.table)
+            number, first = tables[slot.table]
+            entry.append(start + slot.entries)
+            target.append((first + slot.neurons) * len(ROLES) + slot.role)
+            links[index * len(ROLES) + slot.role, number * len(ROLES) + slot.role] = None
+        row += form.batch * form.rows
+        column += form.batch * form.columns
+    sizes = np.array([math.prod(size for _, size in table) for table in tables], dtype=np.int64)
+    pairs = np.array(list(links), dtype=np.int64).reshape(-1, 2)
+    return _Meetings(sizes, np.concatenate(entry), np.concatenate(target), pairs[:, 0], pairs[:, 1])
+
+
+def _static(space: WeightSpace, name: str, form: Form) -> list[float]:
+    """What never changes about a tensor: rank, sizes, taps, and which of its axes are permuted."""
+    axes, shape = space[name], space.shapes[name]
+    permuted = [any(isinstance(leaf, Group) for leaf in leaves(axis)) for axis in axes]
+    sizes = (math.prod(shape), form.batch * form.rows, form.columns, math.prod(shape[2:]))
+    return [
+        *(float(min(len(shape), 3) == rank) for rank in range(4)),
+        *(math.log1p(size) / _SIZE_UNIT for size in sizes),
+        float(bool(axes) and not permuted[0]),
+        float(len(axes) > 1 and not permuted[1]),
+        sum(permuted) / 3,
+        float(form.hidden),
+    ]

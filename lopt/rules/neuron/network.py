@@ -1,0 +1,83 @@
+r"""The functional of the Neuron rule: equivariant layers between neurons, tensors and the whole network.
+
+Every neuron x, tensor t and the network g hold `width` channels. K(x) is the table of a neuron, and for each role r
+(out-axis, in-axis, vector, other) a table meets some tensors, and a tensor some tables. One round is
+
+    g <- relu(A [g, mean of t, mean of tables])
+    t <- relu(B [t, mean of its tables in role r, for each r; g])
+    x <- relu(C x + D [mean over K(x), mean of the tensors that K(x) meets in role r, for each r; g])
+
+where a table's mean is that of its neurons. All means are over sets and all matrices are shared, so permuting the
+neurons of a table (or listing the tensors in another order) permutes the result. Over each table this is the complete
+linear map of a set (identity and mean); between tables and tensors it is a graph network on the graph of the
+architecture, with an edge for each axis. Nothing depends on the number or size of the tensors.
+
+Legend: N neurons, K tables, T tensors, c width, R roles.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lopt.rules.neuron.form import ROLES
+from lopt.rules.neuron.layout import Layout
+from lopt.rules.neuron.tokens import FEATURES, GLOBAL_FEATURES, TENSOR_FEATURES
+
+COEFFICIENTS = 7  # of a tensor: see combine.py
+_R = len(ROLES)
+
+
+class Round(nn.Module):
+    """One round of the equations above."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.network = nn.Linear(3 * width, width)
+        self.tensors = nn.Linear((2 + _R) * width, width)
+        self.neurons = nn.Linear(width, width, bias=False)
+        self.tables = nn.Linear((2 + _R) * width, width)
+
+    def forward(self, layout: Layout, x: Tensor, t: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [N, c], t [T, c], g [c]."""
+        tables, n_tensors, width = layout.to_tables(x), *t.shape
+        mean = tables.sum(0) / max(1, layout.n_tables)
+        g = F.relu(self.network(torch.cat([g, t.mean(0), mean])))
+        met = layout.tables_to_tensors(tables).reshape(n_tensors, _R * width)
+        t = F.relu(self.tensors(torch.cat([t, met, g.expand(n_tensors, width)], 1)))
+        met = layout.tensors_to_tables(t).reshape(layout.n_tables, _R * width)
+        shared = self.tables(torch.cat([tables, met, g.expand(layout.n_tables, width)], 1))
+        return F.relu(self.neurons(x) + shared.index_select(0, layout.table)), t, g
+
+
+class Heads(NamedTuple):
+    coefficients: Tensor  # [COEFFICIENTS, T]
+    corrections: Tensor  # [N, R]: logarithms, not yet bounded
+
+
+class TokenNetwork(nn.Module):
+    """Features of entries, tensors and time -> a few numbers for each tensor and each neuron; zeros at the start."""
+
+    def __init__(self, width: int, rounds: int) -> None:
+        super().__init__()
+        self.read_neurons = nn.Linear((FEATURES + 1) * _R, width)
+        self.read_tensors = nn.Linear(TENSOR_FEATURES, width)
+        self.read_time = nn.Linear(GLOBAL_FEATURES, width)
+        self.rounds = nn.ModuleList([Round(width) for _ in range(rounds)])
+        self.tensor_head = nn.Linear(width, COEFFICIENTS)
+        self.neuron_head = nn.Linear(width, _R)
+        for head in (self.tensor_head, self.neuron_head):
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+
+    def forward(self, layout: Layout, entries: Tensor, tensors: Tensor, time: Tensor) -> Heads:
+        """entries [E, FEATURES], tensors [T, TENSOR_FEATURES], time [GLOBAL_FEATURES]."""
+        met = layout.to_neurons(entries)
+        met = torch.cat([met.reshape(layout.n_neurons, _R * FEATURES), layout.present], 1)
+        x, t, g = F.relu(self.read_neurons(met)), F.relu(self.read_tensors(tensors)), F.relu(self.read_time(time))
+        for layer in self.rounds:
+            x, t, g = layer(layout, x, t, g)
+        return Heads(self.tensor_head(t).t(), self.neuron_head(x))

@@ -1,0 +1,201 @@
+"""Neuron: the flagship. A neural functional over neurons, not weights, steers Adam-like directions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lopt.errors import InvalidInput
+from lopt.rules.moments import check_decay
+from lopt.rules.neuron.combine import Plan, make_plan
+from lopt.rules.neuron.layout import Layout, layout_of
+from lopt.rules.neuron.network import TokenNetwork
+from lopt.rules.neuron.passes import KEYS, Memory
+from lopt.rules.neuron.pure import advance, combine, flatten, sums_of
+from lopt.rules.neuron.sharded import device_of, is_distributed, part_of, whole
+from lopt.rules.neuron.tokens import follow_loss, global_features, loss_features, moments_of, tensor_features
+from lopt.rules.rule import Clock, State, Tensors, UpdateRule, Updates
+from lopt.weight_space import WeightSpace
+
+_torch: Any = torch  # the foreach operators have no public names
+
+
+class Neuron(UpdateRule):
+    r"""A neural functional over neurons, not weights, that steers Adam's directions: near Adam's cost, any network.
+
+    *State*: two momenta and a second moment, float32 whatever the parameter's dtype (more exactly, of the dtype of θ):
+
+    $$ m \leftarrow 0.9\, m + 0.1\, g,\quad s \leftarrow 0.99\, s + 0.01\, g,\quad
+       v \leftarrow 0.999\, v + 0.001\, g^2 $$
+
+    *Update* of the weight in row i and column j of a tensor, all moments bias-corrected, σ the learned scale:
+
+    $$ u_{ij} = \sigma\, \frac{d_{ij}}{\mathrm{RMS}(d)},\quad d_{ij} = r_i b_j \Big(
+       \frac{(1 + h_m)\, m + h_s\, s + h_g\, \rho\, g}{\sqrt{v + \epsilon^2 \bar v}} + h_w\, \rho\, \frac{w}{\bar w}
+       + h_1 \frac{m}{\sqrt{\bar v}} + h_f \frac{m}{\sqrt{v_i v_j / \bar v}} \Big)_{ij} $$
+
+    where v_i, v_j and v̄ are means of v over a row, a column and the tensor, w̄ is the RMS of w, and ρ = RMS(m) / v̄^½
+    brings g and w to about the size of m / √v. The coefficients h and σ belong to a tensor, the corrections r (of rows)
+    and b (of columns), between 1/e and e, to a neuron on an axis of one role. All come from a functional over tokens
+    of neurons, tensors and the network (tokens.py, network.py); the step, and the horizon and the loss if given, are
+    among its inputs. Its last layers start at zero: h = 0, r = b = σ = 1, which is Adam brought to RMS 1.
+
+    So lr is the RMS change of a weight in a step; σ lies between 1/1000 and 10. A tensor of one element moves by
+    ± lr σ. Nothing depends on the scale of the loss, and nothing in θ on the shape or number of the tensors.
+
+    With a convolution's taps the columns are (in-channel, tap). Where axes hold dependent groups (channels within
+    heads), rows and columns are told apart so far that the update permutes with all of the group (form.py).
+
+    Args:
+        width: channels of a token.
+        rounds: rounds of the functional.
+        decays: of the two momenta, between 0 and 1.
+        second_decay: of the second moment, between 0 and 1.
+        eps: ε, above 0: gradients below this share of their tensor's RMS count as this share.
+        orthogonalise: in hidden matrices (both axes hold groups; a convolution counts as (out, in * taps)) take Muon's
+            orthogonalised momentum, with RMS ρ, in place of m / √v. Give the true weight space: in the default one all
+            axes are groups, so first, last and embedding layers count as hidden, too.
+
+    State: "momentum", "slow_momentum", "second_moment", and "loss" (four numbers), 12 bytes a parameter in float32.
+
+    Raises:
+        InvalidInput: an argument out of its range.
+
+    >>> rule = Neuron()
+    >>> sum(p.numel() for p in rule.parameters())
+    9643
+    """
+
+    default_lr: ClassVar[float] = 1e-3
+
+    def __init__(
+        self,
+        width: int = 16,
+        rounds: int = 2,
+        decays: tuple[float, float] = (0.9, 0.99),
+        second_decay: float = 0.999,
+        eps: float = 1e-4,
+        orthogonalise: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(decays) != 2:
+            raise InvalidInput(f"decays: {decays}; the rule keeps two momenta, give two decays")
+        for decay in (*decays, second_decay):
+            check_decay(decay)
+        for name, count, least in (("width", width, 1), ("rounds", rounds, 0)):
+            if count < least:
+                raise InvalidInput(f"{name}: {count}; it must be at least {least}")
+        if not 0 < eps < math.inf:
+            raise InvalidInput(f"eps: {eps}; it must be above 0 and finite")
+        self._arguments = {
+            "width": width,
+            "rounds": rounds,
+            "decays": list(decays),
+            "second_decay": second_decay,
+            "eps": eps,
+            "orthogonalise": orthogonalise,
+        }
+        self._decays = (*decays, second_decay)
+        self._eps, self._orthogonalise = eps, orthogonalise
+        self.network = TokenNetwork(width, rounds)
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        return self._arguments
+
+    def init_state(self, space: WeightSpace, params: Mapping[str, Tensor]) -> State:
+        dtype = self._dtype
+
+        def entries(p: Tensor) -> Tensors:
+            zeros = {key: torch.zeros_like(p, dtype=dtype, memory_format=torch.contiguous_format) for key in KEYS}
+            step, loss = torch.zeros((), device=p.device), torch.zeros(4, dtype=dtype, device=p.device)
+            return {"step": step, **zeros, "loss": loss}
+
+        return State({name: entries(p) for name, p in params.items()}, {})
+
+    def forward(
+        self,
+        space: WeightSpace,
+        params: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        state: State,
+        clock: Clock,
+    ) -> tuple[Tensors, State]:
+        if any(map(is_distributed, params.values())):
+            return self._forward_whole(space, params, grads, state, clock)
+        layout = layout_of(space, device_of(params), self._dtype)
+        names, sizes, shapes = layout.names, layout.sizes, space.shapes
+        steps, losses = self._counters(layout, state, clock)
+        g, w = (flatten(layout, [x[k] for k in names]) for x in (grads, params))
+        old = [flatten(layout, [state.tensors[k][key] for k in names]) for key in KEYS]
+        x, v, products = advance(g, w, old, self._gains)
+        plan = self._think(layout, sums_of(layout, products), steps, losses, clock)
+        updates = dict(zip(names, combine(layout, plan, x, v, self._orthogonalise), strict=True))
+        pieces = [y.split(sizes) for y in (x[1], x[2], v)]
+        following = {
+            k: {"step": step, **{key: y.view(shapes[k]) for key, y in zip(KEYS, ys, strict=True)}, "loss": loss}
+            for k, step, loss, *ys in zip(names, steps.float().unbind(0), losses.unbind(0), *pieces, strict=True)
+        }
+        return {k: updates[k].view(shapes[k]) for k in params}, State({k: following[k] for k in params}, state.scalars)
+
+    @torch.no_grad()
+    def updates_(
+        self,
+        space: WeightSpace,
+        params: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        state: State,
+        clock: Clock,
+    ) -> Iterator[Updates]:
+        layout = layout_of(space, device_of(params), self._dtype)
+        steps, losses = self._counters(layout, state, clock)
+        memory = Memory(layout, params, grads, state.tensors, self._orthogonalise)
+        plan = self._think(layout, memory.advance(self._gains), steps, losses, clock)
+        _torch._foreach_copy_([state.tensors[k]["step"] for k in layout.names], steps.unbind(0))
+        _torch._foreach_copy_([state.tensors[k]["loss"] for k in layout.names], losses.unbind(0))
+        yield from memory.combine(plan)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.network.read_time.weight.dtype
+
+    @property
+    def _gains(self) -> list[float]:
+        return [1 - decay for decay in self._decays]
+
+    def _counters(self, layout: Layout, state: State, clock: Clock) -> tuple[Tensor, Tensor]:
+        """The number of this update for each tensor [T], and what it remembers of the loss [T, 4]."""
+        tensors = [state.tensors[name] for name in layout.names]
+        steps = torch.stack([entries["step"] for entries in tensors]).to(layout.dtype) + 1
+        return steps, follow_loss(layout, torch.stack([entries["loss"] for entries in tensors]), clock.loss)
+
+    def _think(self, layout: Layout, sums: Tensor, steps: Tensor, losses: Tensor, clock: Clock) -> Plan:
+        """From sums over rows and columns to what the second pass needs: all that is learned happens here."""
+        debiases = torch.log(-torch.expm1(torch.stack([steps * math.log(decay) for decay in self._decays])))
+        moments = moments_of(layout, sums, debiases)
+        tensors = tensor_features(layout, moments, loss_features(losses, clock.loss))
+        entries = moments.features[:, : layout.n_entries].t()
+        heads = self.network(layout, entries, tensors, global_features(layout, clock))
+        return make_plan(layout, moments, heads, debiases, self._eps, self._orthogonalise)
+
+    def _forward_whole(
+        self,
+        space: WeightSpace,
+        params: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        state: State,
+        clock: Clock,
+    ) -> tuple[Tensors, State]:
+        """`forward` on sharded tensors: every process computes all of it and keeps its part."""
+        gathered = State({k: {key: whole(x) for key, x in entries.items()} for k, entries in state.tensors.items()}, {})
+        weights, gradients = ({k: whole(x) for k, x in tensors.items()} for tensors in (params, grads))
+        updates, following = self(space, weights, gradients, gathered, clock)
+        parts = {
+            k: {key: part_of(x, state.tensors[k][key]) for key, x in entries.items()}
+            for k, entries in following.tensors.items()
+        }
+        return {k: part_of(u, params[k]) for k, u in updates.items()}, State(parts, state.scalars)
