@@ -1,33 +1,24 @@
-"""Who races: an update rule, the learning rates that it may run at, and how the rate changes over the run."""
+"""Who races: an update rule or an optimizer class, the hyper-parameters that it may run at, and its schedule."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from benchmark.grids import Grid, Setting, as_grid
+from benchmark.schedules import SCHEDULES
 from lopt.errors import InvalidInput, unknown
+from lopt.optimizer import LearnedOptimizer
 from lopt.rules.rule import UpdateRule
+from lopt.weight_space import WeightSpace
 
-Schedule: TypeAlias = Callable[[int, int], float]  # (step, total) -> factor on the learning rate
-
-
-def constant(step: int, total: int) -> float:
-    """The learning rate stays as it is."""
-    return 1.0
-
-
-def cosine(step: int, total: int) -> float:
-    """From 1 at step 0 down to 0 at step `total`: (1 + cos(pi step / total)) / 2.
-
-    >>> [round(cosine(step, 4), 3) for step in range(5)]
-    [1.0, 0.854, 0.5, 0.146, 0.0]
-    """
-    return (1 + math.cos(math.pi * step / total)) / 2
-
-
-SCHEDULES: dict[str, Schedule] = {"constant": constant, "cosine": cosine}
+MakeOptimizer: TypeAlias = Callable[..., Optimizer]  # (named parameters, **hyper-parameters) -> optimizer
 
 
 @dataclass(frozen=True)
@@ -36,44 +27,92 @@ class Contender:
 
     Args:
         label: what tables and plots call it.
-        rule: the update rule, on the task's device.
-        grid: learning rates in rising order. One rate: it runs at that. Several: the best on validation data is taken.
-        schedule: a name in `SCHEDULES`.
+        optimizer: an update rule, on the task's device; or a class of `torch.optim`, or any callable that takes named
+            parameters and hyper-parameters and returns a `torch.optim.Optimizer`.
+        grid: learning rates in rising order, or values for each hyper-parameter by name, "lr" among them. One
+            combination: it runs at that. Several: the best on validation data is taken.
+        schedule: of the learning rate, a name in `SCHEDULES`.
         about: what a table must say of it: the file that it comes from, "before meta-training".
+        arguments: hyper-parameters that stay as they are.
+        card: of the checkpoint that it comes from.
 
     Raises:
-        InvalidInput: an empty label, an unknown schedule, a grid that is empty, unsorted or not positive.
+        InvalidInput: an empty label, an unknown schedule, a grid that is empty, unsorted or not positive, a
+            hyper-parameter that the optimizer does not have.
+
+    >>> import torch
+    >>> Contender("AdamW", torch.optim.AdamW, {"lr": (1e-3, 1e-2), "weight_decay": (0, 0.1)}).tuned
+    True
     """
 
     label: str
-    rule: UpdateRule
-    grid: tuple[float, ...]
+    optimizer: UpdateRule | MakeOptimizer
+    grid: Mapping[str, Any] | Sequence[float]
     schedule: str = "constant"
     about: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    card: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not self.label.strip():
             raise InvalidInput("label: empty; every contender needs a name for the table.")
         if self.schedule not in SCHEDULES:
             raise unknown("schedule", self.schedule, SCHEDULES)
-        check_grid(self.label, self.grid)
+        object.__setattr__(self, "grid", as_grid(self.label, self.grid))
+        self._check_names()
+
+    def _check_names(self) -> None:
+        names = [*self.axes, *self.arguments]
+        if twice := set(self.axes) & set(self.arguments):
+            raise InvalidInput(f"{min(twice)} of {self.label!r}: in the grid and among the arguments; give it once.")
+        if isinstance(self.optimizer, UpdateRule):
+            known = {"lr"}
+        else:
+            parameters = inspect.signature(self.optimizer).parameters.values()
+            if any(p.kind is p.VAR_KEYWORD for p in parameters):
+                return
+            known = {p.name for p in parameters} - {"params"}
+        for name in names:
+            if name not in known:
+                raise unknown(f"hyper-parameter of {self.label!r}", name, known)
+
+    @property
+    def axes(self) -> Grid:
+        """The grid, with a tuple of values for each name."""
+        assert isinstance(self.grid, dict)
+        return self.grid
 
     @property
     def tuned(self) -> bool:
-        """Whether its learning rate is chosen on validation data."""
-        return len(self.grid) > 1
+        """Whether its hyper-parameters are chosen on validation data."""
+        return any(len(values) > 1 for values in self.axes.values())
 
+    @property
+    def kind(self) -> str:
+        """The name of the rule, class or function."""
+        rule = self.optimizer
+        return type(rule).__name__ if isinstance(rule, UpdateRule) else getattr(rule, "__name__", type(rule).__name__)
 
-def check_grid(label: str, grid: Sequence[float]) -> None:
-    """Raises `InvalidInput` unless `grid` holds positive, finite rates in rising order."""
-    remedy = "Give one positive number, or several in rising order to have it tuned."
-    if not grid:
-        raise InvalidInput(f"lr of {label!r}: the grid is empty. {remedy}")
-    for rate in grid:
-        if not (math.isfinite(rate) and rate > 0):
-            raise InvalidInput(f"lr of {label!r}: {rate!r} is not a positive, finite number. {remedy}")
-    if any(low >= high for low, high in zip(grid, grid[1:], strict=False)):
-        raise InvalidInput(f"lr of {label!r}: {list(grid)} does not rise. {remedy}")
+    @property
+    def default_lr(self) -> float | None:
+        """The learning rate at which it runs unless told otherwise; None: it has none."""
+        if isinstance(self.optimizer, UpdateRule):
+            return self.optimizer.default_lr
+        parameter = inspect.signature(self.optimizer).parameters.get("lr")
+        default = None if parameter is None else parameter.default
+        return float(default) if isinstance(default, int | float) else None
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Contender:
+        """The same, with an update rule's parameters brought there."""
+        if isinstance(self.optimizer, UpdateRule):
+            return replace(self, optimizer=self.optimizer.to(device, dtype))
+        return self
+
+    def make(self, named: Sequence[tuple[str, Tensor]], setting: Setting, space: WeightSpace) -> Optimizer:
+        """The optimizer of some parameters at one setting."""
+        if isinstance(self.optimizer, UpdateRule):
+            return LearnedOptimizer(named, rule=self.optimizer, weight_space=space, **dict(setting))
+        return self.optimizer(named, **dict(self.arguments), **dict(setting))
 
 
 def check_field(labels: Iterable[str], **roles: str | None) -> None:

@@ -7,6 +7,7 @@ which broke is never better than one which did not, and is never dropped.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -16,6 +17,8 @@ Array: TypeAlias = NDArray[np.float64]
 
 DIVERGED_ABOVE = 2.0  # a run that ends above this many times its first loss has diverged
 SIGNIFICANT = 2.0  # standard errors
+DRAWS = 1000  # of a bootstrap
+CENTRAL = (0.025, 0.975)
 
 
 class Spread(NamedTuple):
@@ -26,15 +29,17 @@ class Spread(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """The mean of paired differences over seeds, and its standard error."""
+    """The mean of paired differences over seeds, its standard error, and its bootstrap interval."""
 
     mean: float
     error: float
+    low: float
+    high: float
 
     @property
     def significant(self) -> bool:
-        """Whether the mean is more than two standard errors from zero."""
-        return abs(self.mean) > SIGNIFICANT * self.error
+        """Whether the mean is more than two standard errors from zero, and zero outside the bootstrap interval."""
+        return abs(self.mean) > SIGNIFICANT * self.error and not self.low <= 0 <= self.high
 
 
 def settled(curves: ArrayLike) -> Array:
@@ -64,6 +69,16 @@ def best_loss(curves: ArrayLike) -> Array:
     return settled(curves).min(axis=-1)
 
 
+def area_under_curve(curves: ArrayLike, steps: ArrayLike) -> Array:
+    """The mean loss over the run, by the trapezoidal rule: (..., E) -> (...).
+
+    >>> float(area_under_curve([4.0, 2.0, 2.0], [0, 10, 30]))
+    2.3333333333333335
+    """
+    losses, at = settled(curves), np.asarray(steps, dtype=np.float64)
+    return ((losses[..., 1:] + losses[..., :-1]) / 2 * np.diff(at)).sum(-1) / (at[-1] - at[0])
+
+
 def mean_curve(curves: ArrayLike) -> Array:
     """The mean over seeds, infinite where a seed's loss is not finite: (S, E) -> (E,)."""
     return settled(curves).mean(axis=0)
@@ -85,12 +100,36 @@ def paired_difference(ours: ArrayLike, theirs: ArrayLike) -> Difference | None:
     """`ours - theirs` seed by seed, its mean and standard error; None where a loss is not finite.
 
     >>> paired_difference([1.0, 2.0], [2.0, 5.0])
-    Difference(mean=-2.0, error=1.0)
+    Difference(mean=-2.0, error=1.0, low=-3.0, high=-1.0)
     """
     ours, theirs = settled(ours), settled(theirs)
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         return None
-    return Difference(*spread(ours - theirs))
+    differences = ours - theirs
+    interval = bootstrap(len(differences), lambda some: float(differences[some].mean()))
+    return Difference(*spread(differences), *interval)
+
+
+class Interval(NamedTuple):
+    """Where the middle 95 % of a bootstrap lie."""
+
+    low: float
+    high: float
+
+
+def bootstrap(seeds: int, measure: Callable[[NDArray[np.intp]], float], draws: int = DRAWS) -> Interval:
+    """The percentile bootstrap over seeds: `measure` of as many seeds, drawn with replacement, again and again.
+
+    Pass it indices for both sides of a comparison, and the comparison is paired. The draws are the same every time.
+
+    >>> values = np.array([1.0, 1.0, 1.0])
+    >>> bootstrap(3, lambda some: values[some].mean())
+    Interval(low=1.0, high=1.0)
+    """
+    drawn = np.random.default_rng(0).integers(seeds, size=(draws, seeds))
+    # Order statistics, not interpolated ones: a measure may be infinite.
+    low, high = np.quantile([measure(some) for some in drawn], CENTRAL, method="inverted_cdf")
+    return Interval(float(low), float(high))
 
 
 def steps_to_reach(curve: ArrayLike, steps: ArrayLike, target: float) -> float | None:
@@ -115,30 +154,3 @@ def steps_to_reach(curve: ArrayLike, steps: ArrayLike, target: float) -> float |
     before, after = losses[index - 1], losses[index]
     # before > target >= after, so the fraction lies in (0, 1] and is exactly 1 on the evaluation point itself.
     return float(at[index - 1] + (at[index] - at[index - 1]) * ((before - target) / (before - after)))
-
-
-class Speed(NamedTuple):
-    """How soon a curve reaches a reference's best loss."""
-
-    target: float  # the reference's best loss
-    reference_steps: float  # steps of the reference to its best
-    steps: float | None  # steps to reach it; None: never
-    factor: float | None  # reference_steps / steps; above 1 is faster; inf: reached before the first step
-
-
-def speed(curve: ArrayLike, reference: ArrayLike, steps: ArrayLike) -> Speed | None:
-    """How many times sooner `curve` reaches the best loss of `reference`; None when the reference is never finite.
-
-    >>> speed([3.0, 1.0, 1.0], [3.0, 2.0, 1.0], [0, 10, 20]).factor
-    2.0
-    """
-    target = float(best_loss(reference))
-    reference_steps = steps_to_reach(reference, steps, target)
-    if reference_steps is None:
-        return None
-    ours = steps_to_reach(curve, steps, target)
-    if ours is None:
-        return Speed(target, reference_steps, None, None)
-    if ours == 0:
-        return Speed(target, reference_steps, ours, 1.0 if reference_steps == 0 else math.inf)
-    return Speed(target, reference_steps, ours, reference_steps / ours)

@@ -52,11 +52,9 @@ def draw_race(result: Result, path: Path) -> None:
     figure = Figure(figsize=(11.5, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     curves, tuning = figure.subplots(1, 2, width_ratios=(1.7, 1))
-    styles = {
-        entry.label: Style(COLOURS[i % len(COLOURS)], LINES[i % len(LINES)], MARKERS[i % len(MARKERS)])
-        for i, entry in enumerate(result.entries)
-    }
-    _draw_curves(curves, result, styles)
+    styles = styles_of([entry.label for entry in result.entries])
+    if result.entries:
+        _draw_curves(curves, result, styles)
     _draw_tuning(tuning, [entry for entry in result.entries if entry.contender.tuned], styles)
     for axes in (curves, tuning):
         axes.spines[["top", "right"]].set_visible(False)
@@ -86,15 +84,17 @@ def _draw_curves(axes: Axes, result: Result, styles: dict[str, Style]) -> None:
             markersize=4.5,
             linewidth=1.6,
         )
-    best = float(best_loss(mean_curve(result[result.target].curves.test)))
+    reference = result.reference
+    best = float(best_loss(mean_curve(reference.curves.test))) if reference else math.nan
     _scale(axes, [*medians.values()], best)
     axes.set_xlim(0, result.steps[-1])
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if math.isfinite(best):
         axes.axhline(best, color=BEST.colour, linewidth=0.9, linestyle=BEST.line, zorder=1)
     ends = [Line(medians[row.label][-1], row.label, styles[row.label]) for row in standings(result)]
-    _name_lines(axes, [*ends, Line(best, f"best mean test loss of {result.target}", BEST)])
-    axes.set_title(f"{_literal(result.task)}: median of {len(result.seeds)} seeds, band from 10 to 90 %", loc="left",
+    target = [Line(best, f"best mean test loss of {result.target}", BEST)] if reference else []
+    _name_lines(axes, [*ends, *target])
+    axes.set_title(f"{literal(result.task)}: median of {len(result.seeds)} seeds, band from 10 to 90 %", loc="left",
                    fontsize=11)  # fmt: skip
     axes.set_xlabel("steps")
     axes.set_ylabel("test loss")
@@ -109,9 +109,10 @@ def _draw_tuning(axes: Axes, entries: Sequence[Entry], styles: dict[str, Style])
         return
     for entry in entries:
         style, tuning = styles[entry.label], entry.tuning
-        losses = _finite(np.asarray(tuning.losses))
+        rates, losses = zip(*tuning.slice, strict=True)
+        losses = _finite(np.asarray(losses))
         axes.plot(
-            tuning.rates,
+            rates,
             losses,
             color=style.colour,
             linestyle=style.line,
@@ -121,7 +122,7 @@ def _draw_tuning(axes: Axes, entries: Sequence[Entry], styles: dict[str, Style])
         )
         axes.plot(
             tuning.lr,
-            losses[tuning.chosen],
+            losses[rates.index(tuning.lr)],
             style.marker,
             color=style.colour,
             markersize=9,
@@ -129,7 +130,7 @@ def _draw_tuning(axes: Axes, entries: Sequence[Entry], styles: dict[str, Style])
             zorder=3,
         )
     axes.set_xscale("log")
-    _scale(axes, [_finite(np.asarray(entry.tuning.losses)) for entry in entries])
+    _scale(axes, [_finite(np.array([loss for _, loss in entry.tuning.slice])) for entry in entries])
 
 
 def _scale(axes: Axes, curves: Sequence[np.ndarray], *others: float) -> None:
@@ -170,7 +171,15 @@ def _name_lines(axes: Axes, lines: Sequence[Line]) -> None:
         axes.plot((1.015, 1.075), (y, y), color=style.colour, linestyle=style.line, linewidth=1.6,
                   transform=axes.transAxes, clip_on=False)  # fmt: skip
         axes.plot(1.045, y, style.marker, color=style.colour, markersize=4.5, transform=axes.transAxes, clip_on=False)
-        axes.text(1.09, y, _literal(label), fontsize=8.5, va="center", transform=axes.transAxes)
+        axes.text(1.09, y, literal(label), fontsize=8.5, va="center", transform=axes.transAxes)
+
+
+def styles_of(labels: Sequence[str]) -> dict[str, Style]:
+    """A style for each contender, by its place."""
+    return {
+        label: Style(COLOURS[i % len(COLOURS)], LINES[i % len(LINES)], MARKERS[i % len(MARKERS)])
+        for i, label in enumerate(labels)
+    }
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
@@ -178,6 +187,6 @@ def _finite(values: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """Text in which matplotlib finds no mathematics."""
     return text.replace("$", r"\$")

@@ -1,43 +1,39 @@
-"""The race: every contender with the same steps, seeds, initial weights and batches, each at its own learning rate."""
+"""The race: every contender with the same steps, seeds, initial weights and batches, each at its own best setting.
+
+`race` is one task with contenders at hand; `run_race` is the same with everything that a suite needs besides: where the
+task comes from, processes, a cache. A contender that raises is a `Failure`, and the race goes on.
+"""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
-from benchmark.contenders import SCHEDULES, Contender, check_field
+from benchmark.cache import Cache
+from benchmark.contenders import Contender, check_field
+from benchmark.crew import Crew
+from benchmark.grids import Setting, settings_of
+from benchmark.job import Job, pieces
 from benchmark.measures import Array
-from benchmark.runs import Curves, evaluation_points, run_grid
-from benchmark.tuning import Tuning, tune
+from benchmark.runs import Curves, evaluation_points
+from benchmark.sources import Given, Source
+from benchmark.tuning import Tuning, tune, untuned
 from lopt.errors import InvalidInput
-from lopt.rules.rule import Clock
-from tasks.task import Task
+from lopt.rules.rule import Clock, UpdateRule
+from tasks.task import Split, Task
 
 MAX_WIDENINGS = 4
-
-
-class Watcher(Protocol):
-    """Is told how a race goes. It must not write to the console by itself unless it was made to."""
-
-    def begin(self, label: str, rates: Sequence[float], steps: int) -> None:
-        """`label` begins a population of `steps` steps at these rates."""
-        ...
-
-    def advance(self, steps: int) -> None:
-        """So many steps have just been made."""
-        ...
-
-    def finish(self, entry: Entry) -> None:
-        """A contender is done."""
-        ...
+ALL: tuple[Split, ...] = ("validation", "test")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """How one contender did: its tuning, and its curves (S, E) at the rate that was chosen."""
+    """How one contender did: its tuning, and its curves (S, E) at the setting that was chosen."""
 
     contender: Contender
     tuning: Tuning
@@ -49,17 +45,103 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """A contender that raised."""
+
+    contender: Contender
+    message: str  # type and text of the error, one line
+    trace: str  # where it was raised
+
+    @property
+    def label(self) -> str:
+        return self.contender.label
+
+
+class Watcher(Protocol):
+    """Is told how a race goes, from several threads."""
+
+    def expect(self, steps: int) -> None:
+        """So many more steps are to be made."""
+        ...
+
+    def begin(self, task: str, label: str) -> None:
+        """A contender begins."""
+        ...
+
+    def advance(self, steps: int) -> None:
+        """So many steps are done."""
+        ...
+
+    def finish(self, task: str, entry: Entry | Failure) -> None:
+        """A contender is done."""
+        ...
+
+
+class Silent:
+    """Watches and says nothing."""
+
+    def expect(self, steps: int) -> None: ...
+
+    def begin(self, task: str, label: str) -> None: ...
+
+    def advance(self, steps: int) -> None: ...
+
+    def finish(self, task: str, entry: Entry | Failure) -> None: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how often every contender runs on a task.
+
+    Args:
+        steps: updates of every run.
+        seeds: at least two, all different.
+        evaluate_every: the losses are measured at step 0, every so many steps, and at the end.
+        max_widenings: how often a grid whose winner lies on its edge may grow.
+        tuning_seeds: how many of the seeds choose the setting; None: all.
+
+    Raises:
+        InvalidInput: there is nothing to measure, or no standard error to give.
+    """
+
+    steps: int
+    seeds: tuple[int, ...]
+    evaluate_every: int
+    max_widenings: int = MAX_WIDENINGS
+    tuning_seeds: int | None = None
+
+    def __post_init__(self) -> None:
+        check_length(self.steps, len(self.seeds), self.evaluate_every)
+        if len(set(self.seeds)) < len(self.seeds):
+            raise InvalidInput(f"seeds: {list(self.seeds)} holds one twice; its runs would be the same.")
+        if self.tuning_seeds is not None and not 1 <= self.tuning_seeds <= len(self.seeds):
+            raise InvalidInput(f"tuning_seeds: {self.tuning_seeds}; give 1 to {len(self.seeds)}, or null for all.")
+
+    @property
+    def points(self) -> tuple[int, ...]:
+        """The steps at which losses are measured."""
+        return tuple(evaluation_points(self.steps, self.evaluate_every))
+
+
+@dataclass(frozen=True)
 class Result:
-    """A whole race."""
+    """A whole race on one task."""
 
     task: str
     steps: tuple[int, ...]  # the evaluation points
     seeds: tuple[int, ...]
     target: str  # label of the reference: the contender whose best loss the others are to reach
     entries: tuple[Entry, ...]
+    failures: tuple[Failure, ...] = ()
+    tuning_seeds: int | None = None
 
     def __getitem__(self, label: str) -> Entry:
         return next(entry for entry in self.entries if entry.label == label)
+
+    @property
+    def reference(self) -> Entry | None:
+        """The contender whose best loss the others are to reach; None where it raised."""
+        return next((entry for entry in self.entries if entry.label == self.target), None)
 
 
 def check_length(steps: int, seeds: int, evaluate_every: int) -> None:
@@ -84,10 +166,13 @@ def check_fit(task: Task, contenders: Sequence[Contender]) -> None:
     grads = {name: torch.zeros_like(value) for name, value in params.items()}
     step = torch.zeros((), device=next(iter(params.values())).device)
     for contender in contenders:
+        rule = contender.optimizer
+        if not isinstance(rule, UpdateRule):
+            continue
         with torch.no_grad():
-            state = contender.rule.init_state(task.weight_space, params)
+            state = rule.init_state(task.weight_space, params)
             try:
-                contender.rule(task.weight_space, params, grads, state, Clock(step))
+                rule(task.weight_space, params, grads, state, Clock(step))
             except InvalidInput as error:
                 raise InvalidInput(f"contender {contender.label!r} does not fit {task.name}: {error}") from error
 
@@ -105,56 +190,86 @@ def race(
 ) -> Result:
     """Races `contenders` on one task.
 
-    A seed fixes the initial weights and all batches, for every contender and every learning rate. Learning rates are
-    chosen on the mean final validation loss over seeds; a run that diverged counts as infinite there.
+    A seed fixes the initial weights and all batches, for every contender and every setting. Settings are chosen on the
+    mean final validation loss over seeds; a run that diverged counts as infinite there.
 
     Args:
-        steps: updates of every run.
-        seeds: at least two, all different.
-        evaluate_every: the losses are measured at step 0, every so many steps, and at the end.
+        steps, seeds, evaluate_every, max_widenings: see `Plan`.
         target: label of the contender whose best loss the others are to reach.
-        max_widenings: how often a grid whose winner lies on its edge may grow.
         watcher: is told how far the race is.
 
     Raises:
-        InvalidInput: before anything is trained: see `check_length`, `check_field` and `check_fit`; or a seed stands
-            twice.
+        InvalidInput: before anything is trained: see `Plan`, `check_field` and `check_fit`.
     """
-    check_length(steps, len(seeds), evaluate_every)
+    plan = Plan(steps, tuple(seeds), evaluate_every, max_widenings)
     check_field([contender.label for contender in contenders], reference=target)
-    if len(set(seeds)) < len(seeds):
-        raise InvalidInput(f"seeds: {list(seeds)} holds one twice; its runs would be the same.")
     check_fit(task, contenders)
-    points = evaluation_points(steps, evaluate_every)
-    entries = []
-    for contender in contenders:
-        entry = _enter(contender, task, seeds, points, max_widenings, watcher)
-        entries.append(entry)
-        if watcher:
-            watcher.finish(entry)
-    return Result(task.name, tuple(points), tuple(seeds), target, tuple(entries))
+    with Crew(1, Cache(None)) as crew:
+        return run_races([(Given(task), plan)], contenders, target, crew, watcher or Silent())[0]
 
 
-def _enter(
-    contender: Contender,
-    task: Task,
-    seeds: Sequence[int],
-    points: Sequence[int],
-    max_widenings: int,
-    watcher: Watcher | None,
-) -> Entry:
-    """Tunes and runs one contender."""
-    runs: dict[float, Curves] = {}
-    schedule = SCHEDULES[contender.schedule]
+def run_races(
+    tasks: Sequence[tuple[Source, Plan]],
+    contenders: Sequence[Contender],
+    target: str,
+    crew: Crew,
+    watcher: Watcher,
+) -> list[Result]:
+    """Races `contenders` on several tasks, as many contenders at once as keep the crew busy."""
+    pairs = [(source, plan, contender) for source, plan in tasks for contender in contenders]
+    for source, plan, contender in pairs:
+        final, tuning = _final(source, plan, contender, ()), _tuning(source, plan, contender)
+        watcher.expect(plan.steps * (pieces(final) + (pieces(tuning) if contender.tuned else 0)))
+    if crew.workers > 1:
+        with ThreadPoolExecutor(2 * crew.workers) as threads:
+            outcomes = list(threads.map(lambda pair: _enter(*pair, crew, watcher), pairs))
+    else:
+        outcomes = [_enter(*pair, crew, watcher) for pair in pairs]
+    results = []
+    for number, (source, plan) in enumerate(tasks):
+        own = outcomes[number * len(contenders) : (number + 1) * len(contenders)]
+        entries = tuple(outcome for outcome in own if isinstance(outcome, Entry))
+        failures = tuple(outcome for outcome in own if isinstance(outcome, Failure))
+        results.append(Result(source.label, plan.points, plan.seeds, target, entries, failures, plan.tuning_seeds))
+    return results
 
-    def validation(rates: Sequence[float]) -> Array:
-        if watcher:
-            watcher.begin(contender.label, rates, points[-1])
-            curves = run_grid(contender.rule, task, rates, seeds, points, schedule, watcher.advance)
-        else:
-            curves = run_grid(contender.rule, task, rates, seeds, points, schedule)
-        runs.update({rate: curves.at(index) for index, rate in enumerate(rates)})
-        return curves.validation  # all that tuning sees
 
-    tuning = tune(contender.grid, validation, max_widenings)
-    return Entry(contender, tuning, runs[tuning.lr])
+def _tuning(source: Source, plan: Plan, contender: Contender, settings: Sequence[Setting] | None = None) -> Job:
+    """The runs that choose a setting: they see validation data, before the first step and at the end."""
+    some = settings_of(contender.axes) if settings is None else settings
+    return Job(source, contender, tuple(some), plan.seeds[: plan.tuning_seeds], (0, plan.steps), ("validation",))
+
+
+def _final(source: Source, plan: Plan, contender: Contender, setting: Setting) -> Job:
+    """The runs that are shown."""
+    return Job(source, contender, (setting,), plan.seeds, plan.points, ALL)
+
+
+def _enter(source: Source, plan: Plan, contender: Contender, crew: Crew, watcher: Watcher) -> Entry | Failure:
+    """Tunes and runs one contender on one task."""
+    watcher.begin(source.label, contender.label)
+    try:
+        outcome = _run(source, plan, contender, crew, watcher)
+    except Exception as error:  # whatever a contender does, the race goes on
+        text = " ".join(str(error).split()) or "no message"
+        outcome = Failure(contender, f"{type(error).__name__}: {text}", traceback.format_exc())
+    watcher.finish(source.label, outcome)
+    return outcome
+
+
+def _run(source: Source, plan: Plan, contender: Contender, crew: Crew, watcher: Watcher) -> Entry:
+    expected = pieces(_tuning(source, plan, contender)) * plan.steps
+
+    def validation(settings: Sequence[Setting]) -> Array:
+        nonlocal expected
+        job = _tuning(source, plan, contender, settings)
+        watcher.expect(max(pieces(job) * plan.steps - expected, 0))  # a grid that was widened
+        expected = 0
+        return crew.do(job, watcher.advance)["validation"]
+
+    tuning = tune(contender.axes, validation, plan.max_widenings) if contender.tuned else None
+    setting = settings_of(contender.axes)[0] if tuning is None else tuning.settings[tuning.chosen]
+    losses = crew.do(_final(source, plan, contender, setting), watcher.advance)
+    if tuning is None:
+        tuning = untuned(setting, losses["validation"])
+    return Entry(contender, tuning, Curves(**{name: loss[0] for name, loss in losses.items()}))

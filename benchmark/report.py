@@ -2,91 +2,161 @@
 
 from __future__ import annotations
 
-import base64
+import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
+from typing import Any
 
+from benchmark.anchors import HEADER as ANCHOR_HEADER
 from benchmark.contenders import Contender
-from benchmark.race import Entry, Result
-from benchmark.standings import Row, standings
-from benchmark.step_cost import StepCost
-from benchmark.verdict import comparison, verdict
-from benchmark.wording import HEADER, cells, legend, lr_text
-
-STYLE = """
-:root { color-scheme: light dark; --text: #1b1b1b; --quiet: #5c5c5c; --back: #fbfbf9; --card: #ffffff; --line: #d9d9d4 }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e9e9e6; --quiet: #a5a5a0; --back: #17181a; --card: #202224; --line: #3a3c3f }
-}
-body { margin: 0 auto; max-width: 62rem; padding: 1.5rem 1rem 4rem; background: var(--back); color: var(--text);
-       font: 1rem/1.55 system-ui, sans-serif; overflow-wrap: break-word }
-h1 { font-size: 1.05rem; font-weight: 600; color: var(--quiet); margin: 0 0 .8rem }
-h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem }
-.verdict { font-size: 1.3rem; line-height: 1.45; margin: 0 0 1rem; max-width: 46rem }
-.verdict + .verdict { font-size: 1.05rem }
-.picture { background: #fff; border: 1px solid var(--line); border-radius: .5rem; padding: .6rem; overflow-x: auto }
-.picture img { display: block; width: 100%; min-width: 34rem; height: auto }
-.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: .5rem; background: var(--card) }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums }
-th, td { padding: .5rem .7rem; text-align: right; white-space: nowrap; border-top: 1px solid var(--line) }
-thead th { border-top: 0; color: var(--quiet); font-weight: 600 }
-th:first-child, td:nth-child(2), thead th:nth-child(2) { text-align: left }
-tbody th { font-weight: 600; white-space: normal; min-width: 9rem }
-tbody th small { display: block; font-weight: 400; color: var(--quiet) }
-.note { color: var(--quiet); font-size: .9rem }
-ul { padding-left: 1.2rem; margin: .5rem 0 }
-dt { font-weight: 600; margin-top: .6rem } dd { margin: 0 }
-code { font: .9em ui-monospace, monospace; overflow-wrap: anywhere }
-"""
+from benchmark.outcome import Outcome, Race
+from benchmark.page import Cell, definition, figure, items, page, table
+from benchmark.race import Entry, Failure, Result
+from benchmark.standings import Row
+from benchmark.verdict import comparison, summary_sentences, verdict
+from benchmark.wording import (
+    HEADER,
+    MORE,
+    SUMMARY_HEADER,
+    cells,
+    legend,
+    lr_text,
+    more_cells,
+    more_legend,
+    setting_text,
+    speed_text,
+    summary_cells,
+)
 
 
-def html_report(
-    result: Result,
-    costs: Mapping[str, StepCost],
-    picture: bytes,
-    *,
-    command: str,
-    versions: Mapping[str, str],
-    machine: Mapping[str, str | int],
-    learned: str | None = None,
-    initial: str | None = None,
-) -> str:
-    """The page, with `picture` (a PNG) inside it. It loads nothing and needs no script."""
-    rows = standings(result)
-    sentences = "".join(f'<p class="verdict">{escape(sentence)}</p>\n' for sentence in verdict(result, learned))
-    meta = ""
-    if learned is not None and initial is not None:
-        meta = f"<h2>What meta-training did</h2>\n<p>{escape(comparison(result, learned, initial))}</p>\n"
-    title = f"Race on {result.task}"
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>{escape(title)}: {len(rows)} contenders, {len(result.seeds)} seeds, {result.steps[-1]} steps</h1>
-{sentences}{meta}
-<h2>The curves</h2>
-<div class="picture"><img alt="{escape(_alt(result))}" src="data:image/png;base64,{base64.b64encode(picture).decode()}">
-</div>
-<h2>The table</h2>
-{_table(rows, costs)}
-<p class="note">{escape(legend(result.target))}</p>
-<h2>How the race was run</h2>
-{_rules(result)}
-<h2>Learning rates</h2>
-<ul>
-{_items(_rate(entry) for entry in result.entries)}</ul>
-<h2>To run it again</h2>
-<p><code>{escape(command)}</code></p>
-<dl>
-{_definitions("versions", versions)}{_definitions("hardware", machine)}</dl>
-</body>
-</html>
-"""
+@dataclass(frozen=True)
+class Account:
+    """What a page says besides the races themselves."""
+
+    command: str  # of the whole suite
+    versions: Mapping[str, str]
+    machine: Mapping[str, str | int]
+    commit: str | None = None
+    learned: str | None = None
+    initial: str | None = None
+    note: str | None = None  # a warning that stands first
+    goals: Sequence[Mapping[str, Any]] = ()
+    anchors: Sequence[tuple[str, ...]] = ()
+    task_commands: Mapping[str, str] = field(default_factory=dict)  # by task; of the whole suite where there is none
+
+
+def html_report(outcome: Outcome, pictures: Mapping[str, bytes], account: Account) -> str:
+    """The page.
+
+    Args:
+        pictures: PNGs: the curves under the name of each task; "profiles" and "gains" of a suite.
+    """
+    first = outcome.races[0].result
+    several = len(outcome.races) > 1
+    title = f"Suite {outcome.suite}" if several else f"Race on {first.task}"
+    lengths = sorted({race.result.steps[-1] for race in outcome.races})
+    steps = f"{lengths[0]} steps" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]} steps"
+    tasks = f"{len(outcome.races)} tasks, " if several else ""
+    heading = f"{title}: {tasks}{len(outcome.labels)} contenders, {len(first.seeds)} seeds, {steps}"
+    parts = [f'<p class="warning">{escape(account.note)}</p>'] if account.note else []
+    parts += _suite(outcome, pictures, account) if several else []
+    for race in outcome.races:
+        parts += _race(race, pictures, account, several)
+    parts += ["<h2>How the races were run</h2>" if several else "<h2>How the race was run</h2>", _rules(outcome)]
+    parts += _cards(outcome)
+    parts += ["<h2>To run it again</h2>", f"<p><code>{escape(account.command)}</code></p>"]
+    made = {**account.versions} | ({"commit": account.commit} if account.commit else {})
+    parts.append(f"<dl>\n{definition('versions', made)}{definition('hardware', account.machine)}</dl>")
+    return page(title, heading, "\n".join(parts))
+
+
+def _suite(outcome: Outcome, pictures: Mapping[str, bytes], account: Account) -> list[str]:
+    """What there is to say of all tasks together."""
+    sentences = summary_sentences(outcome, account.learned)
+    parts = [f'<p class="verdict">{escape(sentence)}</p>' for sentence in sentences]
+    parts += ["<h2>All tasks</h2>", _matrix(outcome), f'<p class="note">{escape(_matrix_note(outcome.reference))}</p>']
+    parts += [_summary_table(outcome), f'<p class="note">{escape(SUMMARY_NOTE)}</p>']
+    if account.goals:
+        names = ("case", "metric", "value", "unit", "reference", "goal", "holds")
+        rows = [[_goal_cell(name, row[name]) for name in names] for row in account.goals]
+        parts += ["<h2>Goals</h2>", table(names, rows, words=True)]
+    if account.anchors:
+        parts += ["<h2>Published numbers</h2>", table(ANCHOR_HEADER, account.anchors, words=True)]
+    profiles = "The share of tasks on which a contender takes at most so many times the steps of the fastest."
+    gains = "The factor in steps against the time of a training step."
+    for name, alt in (("profiles", profiles), ("gains", gains)):
+        if name in pictures:
+            parts.append(figure(pictures[name], alt, account.command))
+    return parts
+
+
+def _goal_cell(name: str, value: Any) -> str:
+    if name == "holds":
+        return "yes" if value else "no"
+    if name == "value":
+        return "never" if value is None else f"{value:.3g}"
+    return str(value)
+
+
+def _matrix(outcome: Outcome) -> str:
+    """Contenders by tasks: the factor to the reference's best loss."""
+    rows = []
+    for label in outcome.labels:
+        row: list[Cell | str] = [label]
+        for race in outcome.races:
+            found = race.row(label)
+            row.append(Cell("raised", math.inf) if found is None else _factor_cell(found))
+        rows.append(row)
+    return table(["contender", *(race.result.task for race in outcome.races)], rows)
+
+
+def _factor_cell(row: Row) -> Cell:
+    broken = f", {row.diverged} diverged" if row.diverged else ""
+    return Cell(speed_text(row) + broken, row.factor or 0.0)
+
+
+def _matrix_note(reference: str) -> str:
+    return (
+        f"How many times sooner, in steps, each reaches the best mean test loss of {reference}, which is at 1 by "
+        "definition; n.s.: 1 lies within the 95 % bootstrap interval over seeds."
+    )
+
+
+SUMMARY_NOTE = (
+    "Means over tasks are geometric; never: on some task the target was not reached. Faster and slower count the tasks "
+    "where the factor in steps differs from 1 significantly. Score: the area under the performance profile up to 4 "
+    "times the fastest, as in AlgoPerf."
+)
+
+
+def _summary_table(outcome: Outcome) -> str:
+    rows = []
+    for summary in outcome.summaries:
+        label, *others = summary_cells(summary)
+        factors = (summary.factor, summary.final_factor, summary.clock)
+        sortable = [Cell(text, factor or 0.0) for text, factor in zip(others, factors, strict=False)]
+        rows.append([label, *sortable, *others[len(factors) :]])
+    return table(SUMMARY_HEADER, rows)
+
+
+def _race(race: Race, pictures: Mapping[str, bytes], account: Account, several: bool) -> list[str]:
+    """One task: who won, the curves, the table, the learning rates."""
+    result = race.result
+    sentences = [escape(sentence) for sentence in verdict(result, account.learned)]
+    parts = [f"<h2>{escape(result.task)}</h2>"] if several else []
+    parts += [f"<p>{sentence}</p>" if several else f'<p class="verdict">{sentence}</p>' for sentence in sentences]
+    if account.learned is not None and account.initial is not None:
+        sentence = escape(comparison(result, account.learned, account.initial))
+        parts += [f"<p>{sentence}</p>" if several else f"<h2>What meta-training did</h2>\n<p>{sentence}</p>"]
+    level = "h3" if several else "h2"
+    if result.task in pictures:
+        command = account.task_commands.get(result.task, account.command)
+        parts += [f"<{level}>The curves</{level}>", figure(pictures[result.task], _alt(result), command)]
+    note = f'<p class="note">{escape(legend(result.target))} {escape(more_legend(result.target))}</p>'
+    parts += [f"<{level}>The table</{level}>", _table(race), note]
+    return [*parts, f"<{level}>Learning rates</{level}>", items(map(_rate, result.entries))]
 
 
 def _alt(result: Result) -> str:
@@ -96,60 +166,88 @@ def _alt(result: Result) -> str:
     )
 
 
-def _table(rows: Sequence[Row], costs: Mapping[str, StepCost]) -> str:
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in HEADER)
-    body = []
-    for row in rows:
-        label, *others = cells(row, costs.get(row.label))
-        about = _about(row.entry.contender)
-        name = f'<th scope="row">{escape(label)}<small>{escape(about)}</small></th>'
-        body.append(f"<tr>{name}{''.join(f'<td>{escape(cell)}</td>' for cell in others)}</tr>")
-    lines = "\n".join(body)
-    return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody></table></div>'
+def _table(race: Race) -> str:
+    body: list[Sequence[Cell | str]] = [_row(race, row) for row in race.rows]
+    for failure in race.result.failures:
+        body.append(_failed(failure))
+    return table([*HEADER, *MORE], body)
+
+
+def _row(race: Race, row: Row) -> list[Cell | str]:
+    label, *others = cells(row, race.costs.contenders.get(row.label))
+    clock = race.clock(row)
+    values = [row.entry.tuning.lr, row.final.mean, row.best.mean, row.factor or 0.0]
+    sortable = [Cell(text, value) for text, value in zip(others, values, strict=False)]
+    more = [Cell(text) for text in more_cells(row, clock)]
+    return [Cell(label, small=_about(row.entry.contender)), *sortable, *others[len(values) :], *more]
+
+
+def _failed(failure: Failure) -> list[Cell | str]:
+    empty = [""] * (len(HEADER) + len(MORE) - 2)
+    return [Cell(failure.label, small=_about(failure.contender)), f"raised {failure.message}", *empty]
 
 
 def _about(contender: Contender) -> str:
-    parts = [type(contender.rule).__name__, f"{contender.schedule} learning rate", contender.about]
+    parts = [contender.kind, f"{contender.schedule.replace('_', ' ')} learning rate", contender.about]
     return ", ".join(part for part in parts if part)
 
 
-def _rules(result: Result) -> str:
-    seeds = ", ".join(map(str, result.seeds))
+def _rules(outcome: Outcome) -> str:
+    result = outcome.races[0].result
+    tuned_on = [race.result for race in outcome.races if race.result.tuning_seeds is not None]
+    fewer = "".join(f" On {each.task} the first {each.tuning_seeds} of them choose." for each in tuned_on)
     rules = (
-        f"Every contender makes {result.steps[-1]} steps from the same initial weights and on the same batches, once "
-        f"for each seed: {seeds}.",
+        "Every contender makes the same number of steps from the same initial weights and on the same batches, once "
+        f"for each seed: {', '.join(map(str, result.seeds))}.",
         "Losses are measured on the whole fixed evaluation batch of each split, at "
         f"{len(result.steps)} points from step 0 to the last.",
-        "A learning rate is tuned on the mean final validation loss over the seeds. Test data play no part in it.",
+        "Hyper-parameters are tuned on the mean final validation loss over the seeds. The runs that choose them never "
+        f"look at test data.{fewer}",
         "A grid whose winner lies on its edge is widened until the winner lies inside; where that did not succeed, "
         "the table says so.",
         "A run that ends with a loss that is not finite, or above twice its first, has diverged. It counts as diverged "
         "and is never dropped.",
-        "Differences are paired over seeds. One is called significant above two standard errors.",
+        "Differences are paired over seeds. One is called significant above two standard errors, if zero also lies "
+        "outside the 95 % bootstrap interval.",
         "A step's time is the median of interleaved steps in one process, as a multiple of "
         "torch.optim.Adam(foreach=True).",
     )
-    return f"<ul>\n{_items(rules)}</ul>"
+    return items(rules)
 
 
 def _rate(entry: Entry) -> str:
     tuning = entry.tuning
     if not entry.contender.tuned:
         return f"{entry.label}: {lr_text(tuning.lr)}, not tuned."
-    grid = ", ".join(map(lr_text, tuning.rates))
+    grid = "; ".join(f"{name} {', '.join(map(_value, values))}" for name, values in tuning.grid.items())
     edge = " The winner still lies on the edge: a better one may lie outside." if tuning.on_edge else ""
-    broken = sum(tuning.diverged)
-    runs = len(tuning.rates) * len(entry.curves.test)
+    broken, seeds = sum(tuning.diverged), len(entry.curves.test)
     return (
-        f"{entry.label}: {lr_text(tuning.lr)}, the best of {grid} (widened {tuning.widenings} x; {broken} of {runs} "
-        f"runs of the grid diverged).{edge}"
+        f"{entry.label}: {setting_text(tuning.setting)}, the best of {grid} (widened {tuning.widenings} x; {broken} "
+        f"runs of {len(tuning.settings)} settings, at most {seeds} each, diverged).{edge}"
     )
 
 
-def _items(lines: Iterable[str]) -> str:
-    return "".join(f"<li>{escape(line)}</li>\n" for line in lines)
+def _value(value: Any) -> str:
+    return lr_text(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
-def _definitions(name: str, content: Mapping[str, object]) -> str:
-    text = ", ".join(f"{key} {value}" for key, value in content.items())
-    return f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>\n"
+def _cards(outcome: Outcome) -> Iterable[str]:
+    """The cards of the checkpoints that raced."""
+    cards: dict[str, Mapping[str, Any]] = {}
+    for race in outcome.races:
+        for each in (*race.result.entries, *race.result.failures):
+            if each.contender.card:
+                cards[each.label] = each.contender.card
+    if not cards:
+        return []
+    shown = [
+        f"<h3>{escape(label)}</h3>\n<dl>" + "".join(_card_line(key, value) for key, value in card.items()) + "</dl>"
+        for label, card in cards.items()
+    ]
+    return ["<h2>Cards of the fitted rules</h2>", *shown]
+
+
+def _card_line(key: str, value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return f"<dt>{escape(str(key))}</dt><dd>{escape(text)}</dd>\n"

@@ -8,49 +8,48 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-import lopt.rules
-import tasks
-from benchmark.contenders import SCHEDULES, Contender, check_field, check_grid
-from benchmark.race import MAX_WIDENINGS, check_fit, check_length
-from lopt.checkpoint import load_rule
+from benchmark.anchors import Anchor, read_anchors
+from benchmark.contender_nodes import build_contender, check_node, find_node
+from benchmark.contenders import Contender, check_field
+from benchmark.goals import Goal, read_goals
+from benchmark.quick import shortened
+from benchmark.race import MAX_WIDENINGS, Plan, check_fit
+from benchmark.sources import Configured, Own, Source, build_family
 from lopt.errors import InvalidInput, unknown
-from lopt.rules import UpdateRule
-from tasks.task import Task, TaskFamily
 
-CONTENDER_KEYS = ("label", "rule", "checkpoint", "made_by", "lr", "schedule", "about")
 SEEDS_APART = 1000  # races with different `seed` share no run below this many seeds
-REMEDY = {
-    "label": "Name it for the table.",
-    "rule": "Give the rule as {_target_: lopt.rules.Adam}, or the file of a checkpoint: checkpoint=...",
-}
+LENGTHS = ("steps", "evaluate_every", "max_widenings", "tuning_seeds")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that a race needs."""
+    """All that the races of a suite need."""
 
     suite: str
-    task: Task
+    tasks: tuple[tuple[Source, Plan], ...]
     contenders: tuple[Contender, ...]
-    steps: int
-    seeds: tuple[int, ...]
-    evaluate_every: int
-    max_widenings: int
     reference: str
     learned: str | None
     initial: str | None
     device: torch.device
     threads: int | None
+    workers: int
+    cache: Path | None
     out: Path
+    quick: bool
+    published: tuple[Anchor, ...]
+    goals: tuple[Goal, ...]
     config: dict[str, Any]  # as it was given, without `out`
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return self.tasks[0][1].seeds
 
 
 def read(config: DictConfig) -> Settings:
-    """Checks a configuration (see configs/benchmark.yaml) and builds the task and the rules that it names.
+    """Checks a configuration (see configs/benchmark.yaml) and builds the tasks and the contenders that it names.
 
     Raises:
         InvalidInput: whatever cannot be used, cheapest checks first.
@@ -58,121 +57,94 @@ def read(config: DictConfig) -> Settings:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     content: dict[str, Any] = {str(key): value for key, value in plain.items()}
-    suite = content["suite"]
-    count = suite["seeds"]
-    threads = content.get("threads")
-    if threads is not None and (not isinstance(threads, int) or threads < 1):
-        raise InvalidInput(f"threads: {threads!r} is not a positive whole number; null leaves it to PyTorch.")
-    nodes = [_check_contender(number, node) for number, node in enumerate(suite["contenders"] or (), 1)]
-    check_length(suite["steps"], count, suite["evaluate_every"])
-    if count > SEEDS_APART:
-        raise InvalidInput(f"seeds: {count} is more than {SEEDS_APART}.")
+    out, cache = Path(content.pop("out")), content.pop("cache", None)
+    threads, workers = (_count(name, content.get(name)) for name in ("threads", "workers"))
+    suite = shortened(content["suite"]) if content.get("quick") else content["suite"]
+    chosen = content.get("contenders") or suite["contenders"] or ()
+    nodes = [check_node(number, find_node(node)) for number, node in enumerate(chosen, 1)]
+    tasks = _tasks(suite, content)
     if len(nodes) < 2:
         raise InvalidInput(f"contenders: {len(nodes)} is no race; give two or more.")
-    roles = {"reference": suite["reference"], "learned": suite.get("learned"), "initial": suite.get("initial")}
-    check_field([node["label"] for node in nodes], **roles)
+    labels = [node["label"] for node in nodes]
+    asked = {role: suite.get(role) for role in ("reference", "learned", "initial")}
+    roles = _roles(asked, labels) if content.get("contenders") else asked
+    check_field(labels, **roles)
     with torch.random.fork_rng(devices=[]):  # a rule that no checkpoint holds is drawn, and from the seed alone
         torch.manual_seed(content["seed"])
-        rules = [_rule(node) for node in nodes]
-    task = _task(suite["family"], content["seed"])
-    weight = next(iter(task.init(torch.Generator().manual_seed(0)).values()))
-    rules = [rule.to(weight.device, weight.dtype) for rule in rules]
-    contenders = tuple(_contender(node, rule) for node, rule in zip(nodes, rules, strict=True))
-    check_fit(task, contenders)
+        contenders = [build_contender(node) for node in nodes]
+    device, dtype = _placement(tasks, content)
+    contenders = tuple(contender.to(device, dtype) for contender in contenders)
+    if len(tasks) == 1:  # of several, a rule may fit some: the cells of the others say why not
+        check_fit(tasks[0][0].load(), contenders)
+    reference = roles["reference"]
+    assert reference is not None
     return Settings(
         suite=suite["name"],
-        task=task,
+        tasks=tasks,
         contenders=contenders,
-        steps=suite["steps"],
-        seeds=tuple(SEEDS_APART * content["seed"] + number for number in range(count)),
-        evaluate_every=suite["evaluate_every"],
-        max_widenings=suite.get("max_widenings", MAX_WIDENINGS),
-        reference=roles["reference"],
+        reference=reference,
         learned=roles["learned"],
         initial=roles["initial"],
-        device=weight.device,
+        device=device,
         threads=threads,
-        out=Path(content.pop("out")),
+        workers=workers or 1,
+        cache=None if cache is None else Path(cache),
+        out=out.with_name(f"{out.name}-quick") if content.get("quick") else out,
+        quick=bool(content.get("quick")),
+        published=read_anchors(suite.get("published") or ()),
+        goals=read_goals(suite.get("goals") or ()),
         config=content,
     )
 
 
-def _check_contender(number: int, node: Mapping[str, Any]) -> dict[str, Any]:
-    """One entry of `contenders`, with every default filled in that needs no rule."""
-    for key in node:
-        if key not in CONTENDER_KEYS:
-            raise unknown(f"key of contender {number}", str(key), CONTENDER_KEYS)
-    whole = dict.fromkeys(CONTENDER_KEYS) | {"schedule": "constant", "about": ""} | dict(node)
-    if not str(whole["label"] or "").strip():
-        raise InvalidInput(f"contender {number}: it has no label. {REMEDY['label']}")
-    label = whole["label"] = str(whole["label"])
-    if (whole["rule"] is None) == (whole["checkpoint"] is None):
-        given = "neither a rule nor a checkpoint" if whole["rule"] is None else "both a rule and a checkpoint"
-        raise InvalidInput(f"contender {label!r}: it has {given}. {REMEDY['rule']}")
-    if whole["schedule"] not in SCHEDULES:
-        raise unknown(f"schedule of {label!r}", str(whole["schedule"]), SCHEDULES)
-    if whole["lr"] is not None:
-        whole["lr"] = _grid(label, whole["lr"])
-        check_grid(label, whole["lr"])
-    if whole["checkpoint"] is not None and _missing(Path(whole["checkpoint"])):
-        remedy = f"Make it with: {whole['made_by']}" if whole["made_by"] else "Check the path."
-        raise InvalidInput(f"checkpoint of {label!r}: there is no file {whole['checkpoint']}. {remedy}")
-    return whole
+def _count(name: str, value: Any) -> int | None:
+    if value is not None and (not isinstance(value, int) or value < 1):
+        raise InvalidInput(f"{name}: {value!r} is not a positive whole number; null leaves it to us.")
+    return value
 
 
-def _missing(path: Path) -> bool:
-    """Whether this is a path, not the name of a packaged rule or one on the hub, and leads nowhere."""
-    if str(path).startswith("hub:"):
-        return False
-    return not path.is_file() and (path.suffix == ".safetensors" or len(path.parts) > 1)
+def _roles(asked: Mapping[str, str | None], labels: list[str]) -> dict[str, str | None]:
+    """The roles among contenders that a person chose: who is not there plays none; the reference is else the first."""
+    roles = {role: label if label in labels else None for role, label in asked.items()}
+    return roles | {"reference": roles["reference"] or labels[0]}
 
 
-def _grid(label: str, lr: Any) -> tuple[float, ...]:
-    rates = lr if isinstance(lr, list) else [lr]
-    try:
-        return tuple(float(rate) for rate in rates)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"lr of {label!r}: {lr!r} is neither a number nor a list of numbers.") from error
+def _tasks(suite: Mapping[str, Any], content: Mapping[str, Any]) -> tuple[tuple[Source, Plan], ...]:
+    """Every task of the suite that was asked for, and how long it is raced on."""
+    seed, count = content["seed"], suite["seeds"]
+    if not isinstance(count, int) or count > SEEDS_APART:
+        raise InvalidInput(f"seeds: {count!r}; give a whole number up to {SEEDS_APART}.")
+    seeds = tuple(SEEDS_APART * seed + number for number in range(count))
+
+    def plan(node: Mapping[str, Any]) -> Plan:
+        lengths = {name: node.get(name, suite.get(name)) for name in LENGTHS}
+        if lengths["max_widenings"] is None:
+            lengths["max_widenings"] = MAX_WIDENINGS
+        return Plan(seeds=seeds, **lengths)
+
+    if content.get("task"):
+        own = Own(content["task"], seed)
+        found = plan({})
+        own.load()
+        return ((own, found),)
+    nodes: dict[str, dict[str, Any]] = suite.get("tasks") or {suite["name"]: {"family": suite["family"]}}
+    asked = content.get("tasks") or list(nodes)
+    for name in asked:
+        if name not in nodes:
+            raise unknown(f"task of the suite {suite['name']}", str(name), nodes)
+    found = tuple((Configured(name, nodes[name]["family"], seed), plan(nodes[name])) for name in asked)
+    for source, _ in found:
+        build_family(source.node)
+    if not suite.get("tasks"):  # its name is that of its task
+        source, length = found[0]
+        return ((Configured(source.load().name, source.node, seed), length),)
+    return found
 
 
-def _contender(node: Mapping[str, Any], rule: UpdateRule) -> Contender:
-    grid = node["lr"] or (rule.default_lr,)
-    return Contender(node["label"], rule, grid, node["schedule"], node["about"] or node["checkpoint"] or "")
-
-
-def _rule(node: Mapping[str, Any]) -> UpdateRule:
-    if node["checkpoint"] is not None:
-        return load_rule(node["checkpoint"])
-    what = f"rule of {node['label']!r}"
-    known = {kind.__name__: kind for kind in lopt.rules.RULES.values()}
-    rule = _build(what, node["rule"], "lopt.rules", known)
-    if not isinstance(rule, UpdateRule):
-        raise InvalidInput(f"{what}: {node['rule']} gives a {type(rule).__name__}, which is not an UpdateRule.")
-    return rule
-
-
-def _task(node: Mapping[str, Any], seed: int) -> Task:
-    known = {
-        name: kind for name, kind in vars(tasks).items() if isinstance(kind, type) and issubclass(kind, TaskFamily)
-    }
-    known.pop("TaskFamily", None)
-    family = _build("task family", node, "tasks", known)
-    if not isinstance(family, TaskFamily):
-        raise InvalidInput(f"task family: {node} gives a {type(family).__name__}, which is not a TaskFamily.")
-    return family.sample(torch.Generator().manual_seed(seed))
-
-
-def _build(what: str, node: Any, module: str, known: Mapping[str, type]) -> object:
-    """Builds what a node's `_target_` names. Names of our own are looked up first, for the near matches."""
-    target = node.get("_target_") if isinstance(node, dict) else None
-    if not isinstance(target, str):
-        raise InvalidInput(f"{what}: {node!r} names no class. Write {{_target_: {module}.{next(iter(known))}}}.")
-    path, _, name = target.rpartition(".")
-    if path == module and name not in known:
-        raise unknown(what, name, known)
-    try:
-        return instantiate(node)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, InvalidInput):
-            raise error.__cause__ from error
-        raise InvalidInput(f"{what}: {target} cannot be made: {error.__cause__ or error}") from error
+def _placement(tasks: tuple[tuple[Source, Plan], ...], content: Mapping[str, Any]) -> tuple[torch.device, torch.dtype]:
+    """Where the weights lie, and their dtype."""
+    source = tasks[0][0]
+    if isinstance(source, Own) or len(tasks) == 1:
+        weight = next(iter(source.load().init(torch.Generator().manual_seed(0)).values()))
+        return weight.device, weight.dtype
+    return torch.device(content["device"]), getattr(torch, content["dtype"])

@@ -1,18 +1,17 @@
-"""What one step of an optimizer costs, as a multiple of a step of Adam."""
+"""What one step costs: an optimizer's own as a multiple of Adam's, and a whole training step's for the clock."""
 
 from __future__ import annotations
 
 import copy
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from lopt.optimizer import LearnedOptimizer
-from lopt.rules.rule import UpdateRule
+from benchmark.contenders import Contender
 from tasks.task import Task
 
 WARM_UP = 5  # rounds that are not counted: first calls allocate the state
@@ -20,37 +19,63 @@ LR = 1e-6  # so small that the weights stay where they are: the time should not 
 
 
 class StepCost(NamedTuple):
-    """The median time of a step, and its ratio to that of torch.optim.Adam(foreach=True)."""
+    """The median time of an optimizer's step, and its ratio to that of torch.optim.Adam(foreach=True)."""
 
     milliseconds: float
     ratio: float
 
 
-def step_costs(task: Task, rules: Mapping[str, UpdateRule], rounds: int = 50) -> tuple[float, dict[str, StepCost]]:
-    """Times `step()` of every rule and of Adam on copies of the task's module with random gradients.
+class StepCosts(NamedTuple):
+    """What was measured on one task, in one process, all taking turns."""
 
-    All of them take turns in one process, so that whatever slows the machine slows all alike.
+    adam: float  # milliseconds of a step of torch.optim.Adam(foreach=True)
+    gradient: float  # milliseconds of a loss and its gradient
+    contenders: Mapping[str, StepCost]
 
-    Returns:
-        The median milliseconds of Adam, and the cost of each rule.
+    def training_step(self, label: str) -> float | None:
+        """Milliseconds of a gradient and a step."""
+        cost = self.contenders.get(label)
+        return None if cost is None else self.gradient + cost.milliseconds
+
+
+def step_costs(task: Task, contenders: Sequence[Contender], rounds: int = 50) -> StepCosts:
+    """Times the gradient of a task, and `step()` of every contender and of Adam on copies of its module.
+
+    All of them take turns in one process, so that whatever slows the machine slows all alike. A contender that cannot
+    make a step has no cost.
     """
-    adam_module = _with_gradients(task)
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(adam_module.parameters(), lr=LR, foreach=True)]
-    for rule in rules.values():
-        module = _with_gradients(task)
-        optimizers.append(LearnedOptimizer(module.named_parameters(), rule=rule, lr=LR, weight_space=task.weight_space))
-    device = next(adam_module.parameters()).device
-    times: list[list[float]] = [[] for _ in optimizers]
+    adam = _with_gradients(task)
+    device = next(adam.parameters()).device
+    actions: dict[str, Callable[[], object]] = {}
+    for contender in contenders:
+        named = list(_with_gradients(task).named_parameters())
+        setting = tuple((name, LR if name == "lr" else values[0]) for name, values in contender.axes.items())
+        try:
+            optimizer = contender.make(named, setting, task.weight_space)
+            optimizer.step()
+        except Exception:  # its cell in the race says why
+            continue
+        actions[contender.label] = optimizer.step
+    timed = [torch.optim.Adam(adam.parameters(), lr=LR, foreach=True).step, _gradient(task), *actions.values()]
+    times: list[list[float]] = [[] for _ in timed]
     for number in range(WARM_UP + rounds):
-        for optimizer, taken in zip(optimizers, times, strict=True):
+        for action, taken in zip(timed, times, strict=True):
             _wait(device)
             begin = time.perf_counter()
-            optimizer.step()
+            action()
             _wait(device)
             if number >= WARM_UP:
                 taken.append(1000 * (time.perf_counter() - begin))
-    adam, *others = (statistics.median(taken) for taken in times)
-    return adam, {label: StepCost(other, other / adam) for label, other in zip(rules, others, strict=True)}
+    first, gradient, *others = (statistics.median(taken) for taken in times)
+    costs = {label: StepCost(other, other / first) for label, other in zip(actions, others, strict=True)}
+    return StepCosts(first, gradient, costs)
+
+
+def _gradient(task: Task) -> Callable[[], object]:
+    generator = torch.Generator().manual_seed(0)
+    params = {name: value.requires_grad_() for name, value in task.init(generator).items()}
+    batch = task.batch("train", generator)
+    return lambda: torch.autograd.grad(task.loss(params, batch), list(params.values()))
 
 
 def _with_gradients(task: Task) -> nn.Module:

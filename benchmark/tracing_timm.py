@@ -1,24 +1,25 @@
-"""The zoo's image models: one or two of every family that `timm` knows, as small as they come, on small images."""
+"""The zoo's image models: up to two of every family that `timm` knows, as small as they come, on small images."""
 
 from __future__ import annotations
 
 import importlib
-import importlib.machinery
 import inspect
 import re
-import sys
-import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from benchmark.timm_import import load_timm
 from benchmark.tracing_worker import Specimen, serve
 
 PER_FAMILY = 2
 # Words in names, from small to large; a name has the rank of its first word here.
-SMALL = ("test", "zepto", "femto", "atto", "pico", "nano", "xxxs", "xxs", "xxt", "xs", "tiny", "micro", "mini", "small")
+SMALL = (
+    *("test", "zepto", "femto", "atto", "pico", "nano", "xxxs", "xxs", "xxt", "xxtiny", "xs", "xtiny", "tiny"),
+    *("micro", "mini", "ti", "t", "small", "s", "b", "m"),
+)
 SIDES = (64, 128, 224, 256)  # of the images, until one fits
 MOST = 16_000_000  # parameters: what is larger was not made small
 
@@ -28,61 +29,11 @@ WIDTHS = r"(.*_)?(embed_)?(dims?|width|widths|channels|chs|planes)|growth_rate|n
 WAYS = (DEPTHS, WIDTHS), (DEPTHS, ""), ("", "")  # what is made small, from thorough to mild
 
 
-class _Named(type):
-    """A class whose every attribute is the attribute's name: an enumeration's members."""
-
-    def __getattr__(cls, name: str) -> str:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return name
-
-
-class _Anything(types.ModuleType):
-    """A module that has every attribute: a class that does nothing."""
-
-    __path__: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Named(name, (torch.nn.Module,), {})
-
-
-class _Finder:
-    """Finds every module of torchvision, which timm imports for its data sets and never needs for a model."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        return importlib.machinery.ModuleSpec(name, self) if name.split(".")[0] == "torchvision" else None
-
-    def create_module(self, spec: Any) -> types.ModuleType:
-        return _Anything(spec.name)
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        pass
-
-
-@contextmanager
-def without_torchvision() -> Iterator[None]:
-    """Imports in this block get stand-ins for torchvision, which is not installed; nothing of them is left."""
-    finder: Any = _Finder()
-    sys.meta_path.insert(0, finder)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(finder)
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-
-
-with without_torchvision():
-    import timm
-
-
 def names() -> Iterator[tuple[str, str]]:
     """(family, model) of every model."""
+    timm = load_timm()
     for family in timm.list_modules():
-        models = [name for name in timm.list_models(module=family, pretrained=False)]
-        for name in sorted(models, key=_rank)[:PER_FAMILY]:
+        for name in sorted(timm.list_models(module=family), key=_rank)[:PER_FAMILY]:
             yield family, name
 
 
@@ -96,6 +47,7 @@ def _rank(name: str) -> tuple[int, int, int, str]:
 @contextmanager
 def made_small(family: str, depths: str, widths: str) -> Iterator[None]:
     """Within this block models of a family are built with smaller arguments than they ask for."""
+    load_timm()
     module = importlib.import_module(f"timm.models.{family}")
     build_as_asked = module.build_model_with_cfg
 
@@ -144,6 +96,7 @@ def build(family: str, name: str) -> Specimen:
 
 
 def _built(name: str, side: int, arguments: dict[str, Any]) -> Specimen:
+    timm = load_timm()
     with torch.device("meta"):
         size = sum(p.numel() for p in timm.create_model(name, num_classes=7, **arguments).parameters())
     if size > MOST:

@@ -33,7 +33,10 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r"moe_intermediate_size|.*expert.*(dim|size)", 24),
     (r"num_feat_extract_layers", 99),
     (r"(.*_)?(layers?|blocks|depth)|n_layers?", 2),
-    (r"(.*_)?(intermediate|inner|ffn|mlp|ff|feedforward|feed_forward|filter)_?(embed_)?(dim|size|channels)|d_ff|n_inner", 48),
+    (
+        r"(.*_)?(intermediate|inner|ffn|mlp|ff|feedforward|feed_forward|filter)_?(embed_)?(dim|size|channels)|d_ff|n_inner",
+        48,
+    ),
     (r"max_source_positions", FRAMES // 2),
     (r"(.*_)?(max_.*position.*|n_positions|context_length|max_seq.*|seq_len.*|n_ctx|block_size|sliding_window)", 64),
     (r"(.*_)?(image|img|crop|input)_size|resolution", IMAGE),
@@ -62,7 +65,13 @@ MORE: dict[str, dict[str, Any]] = {
 MARKS = {"pad": 0, "bos": 1, "eos": 2, "decoder_start": 1, "sep": 2}
 
 # What is left out of the ways to make a configuration small: patterns of fields that stay as they are.
-WAYS = ("", "layer_types", "list", r"list|.*head_dim|.*window.*", r"list|layer_types|.*(layers?|blocks|depth)|n_layers?")
+WAYS = (
+    "",
+    "layer_types",
+    "list",
+    r"list|.*head_dim|.*window.*",
+    r"list|layer_types|.*(layers?|blocks|depth)|n_layers?",
+)
 
 
 def tiny(config: PreTrainedConfig, way: str = "") -> PreTrainedConfig:

@@ -23,7 +23,12 @@ GOALS = {"transformers": (150, 100), "timm": (150, 80)}  # models, and types or 
 LIMIT, START = 120.0, 300.0  # seconds for a model, and for the imports
 PER_PROCESS = 50  # models
 
-_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "PYTHONWARNINGS": "ignore",
+}
 
 
 class Keeper:
@@ -138,5 +143,7 @@ def totals(source: str, found: Sequence[Finding]) -> list[str]:
     reasons = Counter(one.why.split(":")[0] for one in found if one.outcome == "skipped")
     if reasons:
         counted = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-        lines.append(f"  {sum(reasons.values())} skipped, for they do not build or run as they are made here: {counted}")
+        lines.append(
+            f"  {sum(reasons.values())} skipped, for they do not build or run as they are made here: {counted}"
+        )
     return lines

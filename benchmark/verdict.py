@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from benchmark.measures import Difference, Spread
+from benchmark.outcome import Outcome
 from benchmark.race import Result
 from benchmark.standings import Row, compare, standings
 from benchmark.wording import loss_text, spread_text
@@ -18,9 +19,32 @@ def verdict(result: Result, learned: str | None = None) -> list[str]:
     """
     rows = standings(result)
     sentences = [_winner(result, rows)]
-    if learned is not None and learned != result.target:
-        sentences.append(_against_reference(result, next(row for row in rows if row.label == learned)))
-    return sentences
+    ours = next((row for row in rows if row.label == learned), None)
+    if ours is not None and learned != result.target:
+        sentences.append(_against_reference(result, ours))
+    return sentences + [f"{failure.label} raised {failure.message}." for failure in result.failures]
+
+
+def summary_sentences(outcome: Outcome, learned: str | None = None) -> list[str]:
+    """Who is ahead over a suite, and how the learned rule stands against the reference: one or two plain sentences."""
+    first = outcome.summaries[0]
+    count = len(outcome.races)
+    reference = outcome.reference
+    sentences = [
+        f"Over {count} tasks {first.label} is ahead: it is nearest to the fastest way to the best test loss of "
+        f"{reference} (area under its performance profile {first.score:.2f} of 1)."
+    ]
+    ours = next((summary for summary in outcome.summaries if summary.label == learned), None)
+    if ours is None or learned == reference:
+        return sentences
+    told = ours.faster + ours.slower
+    mean = f", {ours.factor:.2f} x on average" if ours.factor is not None else ""
+    raised = f" It raised on {ours.raised}." if ours.raised else ""
+    return [
+        *sentences,
+        f"{learned} reaches the best test loss of {reference} sooner on {ours.faster} of {count} tasks and later or "
+        f"never on {ours.slower}; on the other {ours.tasks - told} nothing significant can be told{mean}.{raised}",
+    ]
 
 
 def comparison(result: Result, learned: str, initial: str) -> str:
@@ -34,6 +58,8 @@ def comparison(result: Result, learned: str, initial: str) -> str:
 
 
 def _winner(result: Result, rows: list[Row]) -> str:
+    if not rows:
+        return "Nobody won: every contender raised an error."
     first = rows[0]
     if not math.isfinite(first.final.mean):
         return "Nobody won: no contender ended with a finite test loss on every seed."
@@ -85,8 +111,8 @@ def _speed(row: Row, reference: str) -> str:
 
 
 def _reference_name(result: Result) -> str:
-    entry = result[result.target]
-    return f"tuned {entry.label}" if entry.contender.tuned else entry.label
+    entry = result.reference
+    return f"tuned {entry.label}" if entry is not None and entry.contender.tuned else result.target
 
 
 def _size(difference: Difference) -> str:
@@ -104,6 +130,6 @@ def _significance(difference: Difference) -> str:
 
 
 def _who_diverged(result: Result, *labels: str) -> str:
-    rows = {row.label: row for row in standings(result)}
-    broken = [label for label in labels if not math.isfinite(rows[label].final.mean)]
+    finite = {row.label for row in standings(result) if math.isfinite(row.final.mean)}
+    broken = [label for label in labels if label not in finite]
     return " and ".join(f"{label} did not end with a finite test loss on every seed" for label in broken)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from benchmark.measures import Spread
+from benchmark.outcome import Summary
 from benchmark.standings import Row
 from benchmark.step_cost import StepCost
 
@@ -31,6 +34,17 @@ def lr_text(lr: float) -> str:
     ('0.00316', '3.1e-05')
     """
     return f"{lr:.3g}"
+
+
+def setting_text(setting: Mapping[str, Any]) -> str:
+    """The learning rate, and whatever else was set.
+
+    >>> setting_text({"lr": 0.01, "weight_decay": 0.1})
+    'learning rate 0.01, weight_decay 0.1'
+    """
+    others = [f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in setting.items()
+              if name != "lr"]  # fmt: skip
+    return ", ".join([f"learning rate {lr_text(setting['lr'])}", *others])
 
 
 def spread_text(spread: Spread) -> str:
@@ -65,10 +79,57 @@ def cells(row: Row, cost: StepCost | None) -> tuple[str, ...]:
         rate,
         spread_text(row.final),
         spread_text(row.best),
-        f"{factor_text(row.speed.factor) if row.speed else 'no target'} ({row.reached}/{seeds})",
+        f"{speed_text(row)} ({row.reached}/{seeds})",
         f"{row.diverged}/{seeds}",
         "" if cost is None else f"{cost.ratio:.1f} x",
     )
+
+
+def speed_text(row: Row) -> str:
+    """The factor to the reference's best loss, and whether it can be told from 1."""
+    if row.speed is None:
+        return "no target"
+    doubtful = row.interval is not None and row.factor not in (None, 1.0) and not row.significant
+    return factor_text(row.factor) + (" n.s." if doubtful else "")
+
+
+SUMMARY_HEADER = (
+    "contender",
+    "to the best loss",
+    "to the final loss",
+    "on the clock",
+    "faster",
+    "slower",
+    "diverged runs",
+    "raised",
+    "score",
+)
+
+
+def summary_cells(summary: Summary) -> tuple[str, ...]:
+    """One contender over a suite, under `SUMMARY_HEADER`."""
+    factors = map(factor_text, (summary.factor, summary.final_factor, summary.clock))
+    diverged = "" if math.isnan(summary.diverged) else f"{100 * summary.diverged:.0f} %"
+    counts = (f"{summary.faster}/{summary.tasks}", f"{summary.slower}/{summary.tasks}", diverged, str(summary.raised))
+    return (summary.label, *factors, *counts, f"{summary.score:.2f}")
+
+
+MORE = ("95 % interval", "to the final loss", "on the clock", "mean loss of the run")
+
+
+def more_cells(row: Row, clock: float | None) -> tuple[str, ...]:
+    """What a page has room for besides, under `MORE`.
+
+    Args:
+        clock: the factor to the reference's best loss in time.
+    """
+    interval = "" if row.interval is None else f"{_bound(row.interval.low)} to {_bound(row.interval.high)}"
+    final = "" if row.final_factor is None else factor_text(row.final_factor)
+    return interval, final, "" if clock is None else factor_text(clock), spread_text(row.area)
+
+
+def _bound(factor: float) -> str:
+    return "never" if factor == 0 else factor_text(factor).removesuffix(" x")
 
 
 def legend(reference: str) -> str:
@@ -76,6 +137,17 @@ def legend(reference: str) -> str:
     return (
         "Losses are mean ± standard error over seeds; best: the lowest of each seed. Speed: steps that "
         f"{reference} takes to the lowest point of its mean curve over steps taken to reach that loss, on mean curves; "
-        "above 1 is faster (in how many seeds the best loss of its run with that seed is reached). "
+        "above 1 is faster (in how many seeds the best loss of its run with that seed is reached); n.s.: not "
+        "significant, 1 lies within the 95 % bootstrap interval over seeds. "
         "Time: of one step, in steps of torch.optim.Adam(foreach=True)."
+    )
+
+
+def more_legend(reference: str) -> str:
+    """What the further columns of a page mean."""
+    return (
+        "95 % interval: of the speed, by a paired bootstrap over seeds. To the final loss: the steps that "
+        f"{reference} takes over ours to the higher of the two final losses, on mean curves that are smoothed and made "
+        "monotone. On the clock: the speed, in time instead of steps, from the time of a gradient and a step. Mean "
+        "loss of the run: the area under the test curve over its length."
     )

@@ -72,7 +72,7 @@ class Runs:
         self.space, self.module, self.seed = space, module, seed
         self.pick = output or (lambda result: result)
         self.inputs = map_tensors((inputs, kwargs), exactly)
-        self.state, self.noisy = Snapshot(module), False
+        self.state, self.noisy, self.differentiable = Snapshot(module), False, True
         named = dict(module.named_parameters(remove_duplicate=False))
         self.parameters = {name: named[name] for name in space}
         self.buffers = dict(module.named_buffers())
@@ -88,7 +88,13 @@ class Runs:
         return weights, map_tensors(self.inputs, lambda t: randomised(t, strength, generator) if everything else t)
 
     def __call__(self, weights: Mapping[str, Tensor], inputs: Any) -> Run:
-        run, random = self._once(weights, inputs)
+        try:
+            run, random = self._once(weights, inputs)
+        except RuntimeError:  # such as `out=`, which needs no_grad; the module's own errors come again
+            if not self.differentiable:
+                raise
+            self.differentiable = False
+            run, random = self._once(weights, inputs)
         if random and not self.noisy:
             self.noisy = True
             run, _ = self._once(weights, inputs)
@@ -104,7 +110,8 @@ class Runs:
             seed_everything(self.seed)
             args, kwargs = map_tensors(inputs, torch.clone)  # which the module may write into
             before = random_state(self.module)
-            with exact(), UniformNoise() if self.noisy else nullcontext():
+            noise = UniformNoise() if self.noisy else nullcontext()
+            with exact(), torch.set_grad_enabled(self.differentiable), noise:
                 outputs = [t for t in tensors_in(self.pick(self.module(*args, **kwargs))) if _is_real(t)]
                 random = random_state(self.module) != before
                 gradients, note = self._gradients(outputs)

@@ -58,7 +58,7 @@ def example(name: str) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there, and imports one that is not
         raise InvalidInput(
-            f"factory: {name!r}; no module {error.name!r} is found from here. Run this where `import {module_name}` works"
+            f"factory: {name!r}; no module {error.name!r} is found. Run this where `import {module_name}` works"
         ) from error
     except (AttributeError, ValueError) as error:
         raise InvalidInput(f"factory: {name!r}; {error}") from error
@@ -73,7 +73,11 @@ def _unpacked(name: str, made: Any) -> tuple[nn.Module, tuple[Any, ...], dict[st
         raise InvalidInput(f"factory: {name!r} returned {_kind(made)}; {rule}")
     module, inputs, kwargs = (*made, {})[:3]
     inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
-    for what, value, kind in (("module", module, nn.Module), ("inputs", inputs, tuple | list), ("kwargs", kwargs, dict)):
+    for what, value, kind in (
+        ("module", module, nn.Module),
+        ("inputs", inputs, tuple | list),
+        ("kwargs", kwargs, dict),
+    ):
         if not isinstance(value, kind):
             raise InvalidInput(f"factory: {name!r} returned {_kind(value)} for {what}; {rule}")
     return module, tuple(inputs), kwargs
@@ -81,7 +85,7 @@ def _unpacked(name: str, made: Any) -> tuple[nn.Module, tuple[Any, ...], dict[st
 
 def _kind(value: Any) -> str:
     kind = type(value).__name__
-    return f"a {kind} of {len(value)}" if isinstance(value, tuple | list) else f"a {kind}"
+    return f"{kind} of {len(value)}" if isinstance(value, tuple | list) else kind
 
 
 # --- the report ------------------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ class Record:
 
     Attributes:
         tensors: the terms of every tensor that was seen, and of the axes that each operator keeps aligned.
+        mixed: for every operator along some axes the terms of these, and of those outside.
         sliced: origins of axes that were sliced.
         used: the ids of the tensors that operators took.
         routed: whether values of tensors decided what ran.
@@ -46,13 +47,20 @@ class Record:
 
     def __init__(self) -> None:
         self.tensors: dict[tuple[int, ...], tuple[Term, ...]] = {}
+        self.mixed: dict[tuple[int, ...], tuple[tuple[Term, ...], tuple[Term, ...]]] = {}
         self.sliced: set[Origin] = set()
         self.used: set[int] = set()
         self.routed = False
         self.unknown: dict[Reason, None] = {}
 
     def see(self, axes: Sequence[Term]) -> None:
-        self.tensors.setdefault(tuple(id(term) for term in axes), tuple(axes))
+        """The terms of one tensor."""
+        self.tensors.setdefault(tuple(map(id, axes)), tuple(axes))
+
+    def mix(self, inside: Sequence[Term], outside: Sequence[Term]) -> None:
+        """Entries along `inside` meet, for every position `outside`."""
+        self.see(outside)
+        self.mixed.setdefault((*map(id, inside), 0, *map(id, outside)), (tuple(inside), tuple(outside)))
 
 
 class Call:
@@ -137,7 +145,7 @@ class Call:
     def mixes(self, inside: Iterable[Term], outside: Iterable[Term]) -> None:
         """Entries along `inside` meet one another, alike for every position `outside`: nothing outside may be
         permuted differently for different positions inside."""
-        self.tracer.record.see(tuple(outside))
+        self.tracer.record.mix(tuple(inside), tuple(outside))
 
     def routes(self) -> None:
         """The values of the arguments decide what runs, or which entries are used."""

@@ -3,7 +3,8 @@
 A group f may depend on a group g (a wreath product) where g accompanies f in every tensor, every operator that sets
 entries of f side by side does so at the same place of g, and no operator mixes along g while f stands outside. The
 record of a trace holds the axes of every tensor, and for such operators the axes that they keep aligned; so one test
-says it all: g must stand beside f, once, in every entry of the record in which f occurs.
+says it all: g must stand beside f, once, in every entry of the record in which f occurs. But one: g may stand inside
+and outside, as in a recurrence, and f beside it outside; so f must not be outside where g is inside.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ from lopt.tracing.algebra import Term, find, leaves
 _Company = Counter[int]  # how often each variable stands beside another
 
 
-def dependences(parameters: Mapping[str, Sequence[Term]], tensors: Iterable[Sequence[Term]]) -> dict[Term, list[Term]]:
+def dependences(
+    parameters: Mapping[str, Sequence[Term]],
+    tensors: Iterable[Sequence[Term]],
+    mixed: Iterable[tuple[Sequence[Term], Sequence[Term]]] = (),
+) -> dict[Term, list[Term]]:
     """For every free variable of the parameters, the free variables that it may depend on, outermost first.
 
     Of two that may depend on each other, the one that comes later in the parameters depends on the earlier one.
@@ -39,6 +44,11 @@ def dependences(parameters: Mapping[str, Sequence[Term]], tensors: Iterable[Sequ
         for leaf, beside in _companions(found):
             if id(leaf) in company:
                 company[id(leaf)] &= {order[k] for k, times in beside.items() if times == 1 and k in order}
+    for inside, outside in mixed:
+        within = {order[id(leaf)] for term in inside for leaf in leaves(term) if id(leaf) in order}
+        for leaf in (leaf for term in outside for leaf in leaves(term)):
+            if within and id(leaf) in company:
+                company[id(leaf)] -= within
     chosen = {i: {j for j in company[id(leaf)] if j < i} for i, leaf in enumerate(variables)}
     for i in sorted(chosen):  # outer ones first: their dependences are settled
         chosen[i] = _closed(chosen[i], chosen)

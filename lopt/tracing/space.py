@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from lopt.axes import Axis, Concatenation, Fixed, Group, Product
 from lopt.tracing import labels
 from lopt.tracing.algebra import Term, find, fixed, leaves, unify
+from lopt.tracing.call import Record
 from lopt.tracing.dependence import dependences
 from lopt.tracing.labels import Labels
 from lopt.weight_space import WeightSpace
@@ -18,21 +19,19 @@ INPUT, OUTPUT = "the input", "the output"
 Axes: TypeAlias = tuple[Term, ...]
 
 
-def weight_space(
-    parameters: Mapping[str, Labels], buffers: Mapping[str, Labels], tensors: Iterable[Sequence[Term]]
-) -> WeightSpace:
+def weight_space(parameters: Mapping[str, Labels], buffers: Mapping[str, Labels], record: Record) -> WeightSpace:
     """The space that a trace found.
 
     Args:
         parameters, buffers: their labels.
-        tensors: the terms of everything that the trace saw, from which dependences follow.
+        record: what the trace saw, from which dependences follow.
     """
     stacks = _stacks(parameters)
     plain = {name: labels.terms(made, "a stack") for name, made in parameters.items() if name not in stacks}
     still = {name: labels.terms(made, "a stack") for name, made in buffers.items()}
     shown = plain | {name: stack.axes for name, stack in stacks.items()}
-    seen = [*tensors, *still.values(), *plain.values()]
-    within = dependences({k: shown[k] for k in parameters}, seen)
+    seen = [*record.tensors.values(), *still.values(), *plain.values()]
+    within = dependences({k: shown[k] for k in parameters}, seen, record.mixed.values())
     for stack in stacks.values():
         for term in stack.own:
             within[find(term)] = [stack.position]

@@ -7,7 +7,6 @@ passes of the second kind add to one set of constraints: the symmetry holds on e
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules import module as module_hooks
 
 from lopt.errors import InvalidInput
-from lopt.isolation import Snapshot, check_module, isolated, seed_everything
+from lopt.isolation import Snapshot, check_module, isolated, seed_everything, uncompiled
 from lopt.randomise import randomised
 from lopt.tensor_tree import map_tensors, tensors_in
 from lopt.tracing import labels
@@ -167,8 +166,7 @@ class _Example:
             fast = torch.backends.mha.get_fastpath_enabled()
             stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
             torch.backends.mha.set_fastpath_enabled(False)
-            if "torch._dynamo" in sys.modules:
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(uncompiled())
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             stack.enter_context(torch.no_grad())
             yield snapshot
@@ -276,7 +274,7 @@ def _derive(example: _Example) -> Analysis:
         for leaf in (leaf for term in labels.all_terms(made) for leaf in leaves(term)):
             if not leaf.touched:
                 fix(leaf, NEVER_USED)
-    space = weight_space(state.parameters, state.buffers, state.record.tensors.values())
+    space = weight_space(state.parameters, state.buffers, state.record)
     reasons = _reasons(state.parameters)
     costs = Counter(reason for found in reasons.values() for reason in found)
     unknown = {str(reason): costs[str(reason)] for reason in state.record.unknown}

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch._decomp import decomposition_table
 from torch._ops import HigherOrderOperator
+from torch._subclasses import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -41,7 +42,7 @@ class Tracer(TorchDispatchMode):
         super().__init__()
         self.record, self.wanted, self._location = record, wanted, location
         self._labels: dict[int, tuple[Tensor, Labels, int]] = {}  # with the memory that the tensor had
-        self._by_memory: dict[int, list[Tensor]] = {}
+        self._by_memory: dict[int, dict[tuple[object, ...], tuple[Any, Labels]]] = {}
         self._places: Counter[str] = Counter()
         self.place: tuple[Any, ...] = ()
 
@@ -53,26 +54,25 @@ class Tracer(TorchDispatchMode):
     def labels(self, tensor: Tensor) -> Labels:
         """What is known of a tensor; one that was made out of sight is constant."""
         known = self._labels.get(id(tensor))
-        memory = _memory(tensor)
-        if known is None or known[2] != memory:
-            self.set(tensor, self._found_by_memory(tensor, memory))
+        if known is None or known[2] != _memory(tensor):
+            self.set(tensor, self._found_by_memory(tensor))
         return self._labels[id(tensor)][1]
 
     def set(self, tensor: Tensor, made: Labels) -> None:
-        """The tensor is kept, so that neither its id nor its memory is given to another."""
-        memory = _memory(tensor)
-        if id(tensor) not in self._labels or self._labels[id(tensor)][2] != memory:
-            self._by_memory.setdefault(memory, []).append(tensor)
+        """The tensor and its storage are kept, so that neither its id nor its memory is given to another."""
+        memory, place = _memory(tensor), _place(tensor)
         self._labels[id(tensor)] = (tensor, made, memory)
+        self._by_memory.setdefault(memory, {})[place] = (tensor.untyped_storage() if memory > 0 else None, made)
 
-    def _found_by_memory(self, tensor: Tensor, memory: int) -> Labels:
+    def _found_by_memory(self, tensor: Tensor) -> Labels:
+        known = self._by_memory.get(_memory(tensor), {})
+        if _place(tensor) in known:
+            return known[_place(tensor)][1]
         reason = Reason("a constant", self.module)
-        known = [x for x in self._by_memory.get(memory, ()) if x is not tensor and _memory(x) == memory]
-        for other in known:
-            if _same_place(tensor, other):
-                return self._labels[id(other)][1]
-        for other in known:
-            self.fix(other, reason)
+        for _, made in known.values():
+            for term in labels.all_terms(made):
+                algebra.touch(term)
+                algebra.fix(term, reason)
         return labels.constant(tensor.shape, reason)
 
     def fix(self, tensor: Tensor, reason: Reason) -> bool:
@@ -167,12 +167,17 @@ class Tracer(TorchDispatchMode):
 
 
 def _memory(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else id(tensor)
+    """What names the memory of a tensor, however it was come by; the object itself, for a tensor without memory."""
+    if tensor.layout is not torch.strided:
+        return -id(tensor)
+    storage = tensor.untyped_storage()
+    fake = isinstance(tensor, FakeTensor) or tensor.device.type == "meta"
+    return (not fake and storage.data_ptr()) or -storage._cdata
 
 
-def _same_place(a: Tensor, b: Tensor) -> bool:
-    places = [(x.shape, x.stride(), x.storage_offset(), x.dtype) for x in (a, b)]
-    return places[0] == places[1]
+def _place(tensor: Tensor) -> tuple[object, ...]:
+    strided = tensor.layout is torch.strided
+    return (tensor.shape, tensor.dtype, *((tensor.stride(), tensor.storage_offset()) if strided else ()))
 
 
 def rule_of(func: Any) -> Rule | None:

@@ -73,8 +73,10 @@ def make_result() -> Callable[..., Result]:
         entries = []
         for label, final in finals.items():
             test = np.stack([np.linspace(2.0, 1.0, 2).tolist() + [last] for last in final])
-            tuning = Tuning((0.1, 0.2, 0.4), (1.0, 0.5, 0.7), (0, 0, 0), 0 if on_edge else 1, 0)
-            contender = Contender(label, SGDM(), (0.1, 0.2, 0.4))
+            rates = (0.1, 0.2, 0.4)
+            settings = tuple((("lr", rate),) for rate in rates)
+            tuning = Tuning(settings, (1.0, 0.5, 0.7), (0, 0, 0), 0 if on_edge else 1, 0)
+            contender = Contender(label, SGDM(), rates)
             entries.append(Entry(contender, tuning, Curves(test, test, test)))
         return Result("regression", steps, tuple(range(len(next(iter(finals.values()))))), target, tuple(entries))
 

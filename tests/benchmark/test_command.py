@@ -12,9 +12,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from benchmark.__main__ import benchmark
+from benchmark.contenders import Contender
 from benchmark.settings import read
 from lopt.errors import InvalidInput
-from lopt.rules import SGDM
+from lopt.rules import SGDM, UpdateRule
 
 ROOT = Path(__file__).resolve().parents[2]
 ADAM: dict[str, Any] = {"label": "Adam", "rule": {"_target_": "lopt.rules.Adam"}, "lr": [0.001, 0.01, 0.1]}
@@ -36,6 +37,7 @@ def configuration(out: str = "out/demo", **suite: Any) -> DictConfig:
     with initialize_config_dir(str(ROOT / "configs"), version_base=None):
         config = compose("benchmark", overrides=[f"out={out}"])
     OmegaConf.set_struct(config, False)
+    config.cache = None
     config.suite.update(TINY | suite)
     config.suite.family.update(SMALL)
     return config
@@ -75,7 +77,7 @@ def test_other_seeds_give_other_runs(tmp_path: Path) -> None:
         ({"contenders": [ADAM]}, "contenders: 1 is no race"),
         ({"contenders": [ADAM, ADAM | {"schedule": "cosine"}]}, "'Adam' stands 2 times"),
         ({"contenders": [ADAM, LEARNED | {"label": ""}]}, "contender 2: it has no label"),
-        ({"contenders": [ADAM, LEARNED | {"rule": None}]}, "neither a rule nor a checkpoint"),
+        ({"contenders": [ADAM, LEARNED | {"rule": None}]}, "neither a rule nor a checkpoint nor an optimizer"),
         ({"contenders": [ADAM, LEARNED | {"checkpoint": "x"}]}, "both a rule and a checkpoint"),
         ({"contenders": [ADAM, LEARNED | {"rule": {"_target_": "lopt.rules.Perparameter"}}]}, "mean 'PerParameter'"),
         ({"contenders": [ADAM, LEARNED | {"rule": {"_target_": "lopt.rules.Functional"}}]}, "cannot be made"),
@@ -121,19 +123,26 @@ def test_a_missing_checkpoint_names_the_command_that_makes_it(tmp_path: Path) ->
 def test_a_rule_from_a_checkpoint_runs_at_its_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "rule.safetensors"
     path.touch()
-    monkeypatch.setattr("benchmark.settings.load_rule", lambda source: SGDM())
+    monkeypatch.setattr("benchmark.contender_nodes.load_rule", lambda source: SGDM())
+    monkeypatch.setattr("benchmark.contender_nodes.read_card", lambda source: {"horizon": 200})
     settings = read(configuration(contenders=[ADAM, {"label": "learned", "checkpoint": str(path), "lr": None}]))
     contender = settings.contenders[1]
-    assert (contender.grid, contender.tuned, contender.about) == ((SGDM.default_lr,), False, str(path))
+    assert (contender.axes, contender.tuned) == ({"lr": (SGDM.default_lr,)}, False)
+    assert (contender.about, contender.card) == (str(path), {"horizon": 200})
+
+
+def rule_of(contender: Contender) -> UpdateRule:
+    assert isinstance(contender.optimizer, UpdateRule)
+    return contender.optimizer
 
 
 def test_the_dtype_reaches_task_and_rules() -> None:
     config = configuration()
     config.dtype = "float64"
     settings = read(config)
-    weights = settings.task.init(torch.Generator().manual_seed(0))
+    weights = settings.tasks[0][0].load().init(torch.Generator().manual_seed(0))
     assert {w.dtype for w in weights.values()} == {torch.float64}
-    assert {p.dtype for c in settings.contenders for p in c.rule.parameters()} == {torch.float64}
+    assert {p.dtype for c in settings.contenders for p in rule_of(c).parameters()} == {torch.float64}
 
 
 def test_the_demo_suite_is_complete() -> None:

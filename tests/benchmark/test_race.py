@@ -9,18 +9,24 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.contenders import SCHEDULES, Contender
+from benchmark.contenders import Contender
+from benchmark.grids import Setting, widened
 from benchmark.measures import Array
 from benchmark.race import race
-from benchmark.runs import evaluation_points, run_grid
+from benchmark.runs import evaluation_points, runs
+from benchmark.schedules import SCHEDULES
 from benchmark.standings import standings
-from benchmark.tuning import tune, widened
+from benchmark.tuning import tune
 from lopt.errors import InvalidInput
 from lopt.rules import SGDM, Adam, Functional, PerParameter
 from tasks.task import Task
 
 GRID = (0.01, 0.1, 1.0)
 MakeTask = Callable[..., Task]
+
+
+def rates_of(*rates: float) -> list[Setting]:
+    return [(("lr", rate),) for rate in rates]
 
 
 def alone(task: Task, lr: float, seed: int, steps: int, schedule: str) -> tuple[list[float], float]:
@@ -42,14 +48,15 @@ def alone(task: Task, lr: float, seed: int, steps: int, schedule: str) -> tuple[
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_population_equals_each_run_alone(make_task: MakeTask, schedule: str) -> None:
     task = make_task()
-    curves = run_grid(SGDM(), task, (0.01, 0.05), (3, 4, 5), evaluation_points(7, 3), SCHEDULES[schedule])
-    assert curves.test.shape == (2, 3, 4)
+    contender = Contender("SGDM", SGDM(), (0.01, 0.05), schedule)
+    curves = runs(contender, task, rates_of(0.01, 0.05), (3, 4, 5), evaluation_points(7, 3), ("test",))
+    assert curves["test"].shape == (2, 3, 4)
     for i, lr in enumerate((0.01, 0.05)):
         for j, seed in enumerate((3, 4, 5)):
             train, test = alone(task, lr, seed, 7, schedule)
-            assert curves.test[i, j, -1] == pytest.approx(test, rel=1e-4)
+            assert curves["test"][i, j, -1] == pytest.approx(test, rel=1e-4)
             means = [train[0], np.mean(train[:3]), np.mean(train[3:6]), train[6]]
-            assert curves.train[i, j] == pytest.approx(means, rel=1e-4)
+            assert curves["train"][i, j] == pytest.approx(means, rel=1e-4)
 
 
 def test_weights_and_batches_are_the_same_for_every_contender(make_task: MakeTask) -> None:
@@ -70,11 +77,11 @@ def test_test_data_do_not_reach_tuning(make_task: MakeTask) -> None:
     assert tuned(make_task()) == tuned(make_task(test_shift=1e6)) == tuned(make_task(test_shift=float("nan")))
 
 
-def parabola(best: float) -> Callable[[Sequence[float]], Array]:
+def parabola(best: float) -> Callable[[Sequence[Setting]], Array]:
     """Validation curves, two seeds, whose final loss is lowest at `best`."""
 
-    def run(rates: Sequence[float]) -> Array:
-        finals = np.log10(np.asarray(rates) / best) ** 2
+    def run(settings: Sequence[Setting]) -> Array:
+        finals = np.log10(np.asarray([dict(setting)["lr"] for setting in settings]) / best) ** 2
         return np.stack([[[100.0, final], [100.0, final]] for final in finals])
 
     return run
@@ -84,11 +91,11 @@ def parabola(best: float) -> Callable[[Sequence[float]], Array]:
 def test_a_grid_is_widened_until_its_winner_lies_inside(best: float, widenings: int) -> None:
     asked: list[float] = []
 
-    def run(rates: Sequence[float]) -> Array:
-        asked.extend(rates)
-        return parabola(best)(rates)
+    def run(settings: Sequence[Setting]) -> Array:
+        asked.extend(dict(setting)["lr"] for setting in settings)
+        return parabola(best)(settings)
 
-    tuning = tune(GRID, run, 4)
+    tuning = tune({"lr": GRID}, run, 4)
     assert tuning.lr == pytest.approx(best)
     assert not tuning.on_edge
     assert tuning.widenings == widenings
@@ -96,35 +103,38 @@ def test_a_grid_is_widened_until_its_winner_lies_inside(best: float, widenings: 
 
 
 def test_widening_ends_and_says_so() -> None:
-    tuning = tune(GRID, parabola(1e-30), 3)
+    tuning = tune({"lr": GRID}, parabola(1e-30), 3)
     assert tuning.widenings == 3
     assert tuning.on_edge
     assert len(tuning.rates) == 9
-    single = tune((0.1,), parabola(1e-30), 3)
+    single = tune({"lr": (0.1,)}, parabola(1e-30), 3)
     assert single.rates == (0.1,)
     assert not single.on_edge
 
 
 def test_widening_keeps_the_ratio() -> None:
-    assert widened([1, 2, 4], upward=True) == [8, 16]
-    assert widened([1, 2, 8], upward=False) == [0.25, 0.5]
+    assert widened([1, 2, 4], upward=True, count=2) == [8, 16]
+    assert widened([1, 2, 8], upward=False, count=2) == [0.25, 0.5]
 
 
 def test_a_seed_that_diverges_spoils_its_rate() -> None:
-    def run(rates: Sequence[float]) -> Array:
+    def run(settings: Sequence[Setting]) -> Array:
         # At 0.1 one seed ends very low and the other diverges; 1.0 is mediocre but sound, 10.0 is worse.
         ends = {0.1: (0.0, np.nan), 1.0: (0.5, 0.5), 10.0: (0.6, 0.6)}
-        return np.stack([[[1.0, end] for end in ends.get(rate, (0.9, 0.9))] for rate in rates])
+        return np.stack([[[1.0, end] for end in ends[dict(setting)["lr"]]] for setting in settings])
 
-    tuning = tune((0.1, 1.0, 10.0), run, 0)
+    tuning = tune({"lr": (0.1, 1.0, 10.0)}, run, 0)
     assert tuning.lr == 1.0
     assert tuning.losses[0] == np.inf
     assert tuning.diverged == (1, 0, 0)
 
 
 def test_where_everything_diverges_lower_rates_are_tried() -> None:
-    tuning = tune((1.0, 10.0), lambda rates: np.stack([[[1.0, np.nan if r >= 0.5 else r]] * 2 for r in rates]), 4)
-    assert tuning.lr < 0.5
+    def run(settings: Sequence[Setting]) -> Array:
+        rates = [dict(setting)["lr"] for setting in settings]
+        return np.stack([[[1.0, np.nan if r >= 0.5 else r]] * 2 for r in rates])
+
+    assert tune({"lr": (1.0, 10.0)}, run, 4).lr < 0.5
 
 
 def test_diverged_runs_are_counted(make_task: MakeTask) -> None:

@@ -12,12 +12,13 @@ import pytest
 from rich.console import Console
 
 from benchmark.measures import Spread
+from benchmark.outcome import Outcome, Race
 from benchmark.plots import draw_race
 from benchmark.race import Result
-from benchmark.report import html_report
+from benchmark.report import Account, html_report
 from benchmark.results import as_json, write_json
 from benchmark.standings import standings
-from benchmark.step_cost import StepCost
+from benchmark.step_cost import StepCost, StepCosts
 from benchmark.table import terminal_table
 from benchmark.verdict import comparison, verdict
 from benchmark.wording import spread_text
@@ -27,12 +28,19 @@ LOW, MIDDLE, HIGH = (0.1, 0.11, 0.12), (0.2, 0.21, 0.23), (0.3, 0.31, 0.35)
 NAN = float("nan")
 
 
+def outcome_of(*results: Result) -> Outcome:
+    races = []
+    for result in results:
+        costs = {entry.label: StepCost(0.2, 3.25) for entry in result.entries}
+        races.append(Race(result, StepCosts(0.1, 1.0, costs)))
+    return Outcome("x", tuple(races), results[0].target)
+
+
 def page(result: Result, learned: str | None = "learned", initial: str | None = None) -> str:
-    costs = {entry.label: StepCost(0.2, 3.25) for entry in result.entries}
-    return html_report(
-        result, costs, b"\x89PNG", command="python -m benchmark suite=x", versions={"torch": "2"},
-        machine={"processor": "<P & Q>"}, learned=learned, initial=initial,
-    )  # fmt: skip
+    account = Account(
+        "python -m benchmark suite=x", {"torch": "2"}, {"processor": "<P & Q>"}, learned=learned, initial=initial
+    )
+    return html_report(outcome_of(result), {result.task: b"\x89PNG"}, account)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +113,8 @@ def test_the_page_is_self_contained_and_escapes(make_result: MakeResult) -> None
     assert parser.open == []
     assert len(parser.loads) == 1
     assert parser.loads[0].startswith("data:image/png;base64,")
-    assert "<script" not in text
+    assert text.count("<script") == 1
+    assert nasty not in text
     assert "&lt;script&gt;" in text
     assert "&lt;P &amp; Q&gt;" in text
     assert "url(" not in text
@@ -142,7 +151,7 @@ def test_spread_text(mean: float, error: float, text: str) -> None:
 
 def test_json_holds_no_nan_and_reads_back(make_result: MakeResult, tmp_path: Path) -> None:
     result = make_result({"Adam": MIDDLE, "learned": (0.1, NAN, 0.1)})
-    content = as_json(result, (0.1, {}), config={"steps": 20}, machine={}, learned="learned", initial="Adam")
+    content = as_json(outcome_of(result), config={"steps": 20}, machine={}, learned="learned", initial="Adam")
     write_json(tmp_path / "results.json", content)
     read = json.loads((tmp_path / "results.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert read == content

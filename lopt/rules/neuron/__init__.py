@@ -8,6 +8,7 @@ combine.py        from its heads to the coefficients of the update
 pure.py           the two passes over all weights at once, as pure functions
 chunks.py         how weights are cut and put together so that a pass stays in a cache
 passes.py         the two passes in place, chunk by chunk
+kernels/          the same as compiled kernels, where these can be had
 orthogonalise.py  Muon's direction, an option
 sharded.py        the only place that knows of sharded tensors
 rule.py           Neuron

@@ -12,9 +12,10 @@ from torch import Tensor
 from lopt.errors import InvalidInput
 from lopt.rules.moments import check_decay
 from lopt.rules.neuron.combine import Plan, make_plan
+from lopt.rules.neuron.kernels import memory_of
 from lopt.rules.neuron.layout import Layout, layout_of
 from lopt.rules.neuron.network import TokenNetwork
-from lopt.rules.neuron.passes import KEYS, Memory
+from lopt.rules.neuron.passes import KEYS
 from lopt.rules.neuron.pure import advance, combine, flatten, sums_of
 from lopt.rules.neuron.sharded import device_of, is_distributed, part_of, whole
 from lopt.rules.neuron.tokens import follow_loss, global_features, loss_features, moments_of, tensor_features
@@ -153,7 +154,7 @@ class Neuron(UpdateRule):
     ) -> Iterator[Updates]:
         layout = layout_of(space, device_of(params), self._dtype)
         steps, losses = self._counters(layout, state, clock)
-        memory = Memory(layout, params, grads, state.tensors, self._orthogonalise)
+        memory = memory_of(layout, params, grads, state.tensors, self._orthogonalise)
         plan = self._think(layout, memory.advance(self._gains), steps, losses, clock)
         _torch._foreach_copy_([state.tensors[k]["step"] for k in layout.names], steps.unbind(0))
         _torch._foreach_copy_([state.tensors[k]["loss"] for k in layout.names], losses.unbind(0))

@@ -23,8 +23,8 @@ def scaled_dot_product(call: Call) -> None:
         for axis in (0, 1):
             call.unify(query[axis], other[axis])
     batch = query[:2]
-    contract(call, query[3:], key[3:], batch)
-    contract(call, key[2:3], value[2:3], batch)
+    contract(call, query[3:], key[3:], (query[2], key[2]), batch)
+    contract(call, key[2:3], value[2:3], (query[2], value[3]), batch)
     call.mixes(key[2:3], (*batch, query[2]))
     for name in ("attn_mask", "attn_bias"):
         if isinstance(call.get(name), Tensor):

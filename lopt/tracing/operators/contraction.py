@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from lopt.tracing.algebra import Term, find
-from lopt.tracing.call import Call
+from lopt.tracing.call import Call, WrongRule
 from lopt.tracing.operators.pointwise import aligned_terms
 from lopt.tracing.registry import register
 
 
-def contract(call: Call, a: Sequence[Term], b: Sequence[Term], batch: Sequence[Term] = ()) -> None:
-    """Entry meets entry along the axes a and b, for each position of the batch."""
+def contract(
+    call: Call, a: Sequence[Term], b: Sequence[Term], outside: Sequence[Term], batch: Sequence[Term] = ()
+) -> None:
+    """Entry meets entry along the axes a and b, for each position of the batch; `outside` are the other axes."""
     for x, y in zip(a, b, strict=True):
         call.unify(x, y)
     call.aligned((*batch, *a))
+    call.mixes(a, (*batch, *outside))
 
 
 def _plus(call: Call, addend: Tensor | None, axes: Sequence[Term]) -> Sequence[Term]:
@@ -32,7 +35,7 @@ def mm(call: Call) -> None:
     """(n, k) times (k, m)."""
     a, b = ("mat1", "mat2") if "mat1" in call else ("self", "mat2")
     (n, k), (k2, m) = call.terms(call[a]), call.terms(call[b])
-    contract(call, [k], [k2])
+    contract(call, [k], [k2], (n, m))
     call.set(call.out, _plus(call, call["self"] if a == "mat1" else None, (n, m)))
 
 
@@ -42,15 +45,27 @@ def bmm(call: Call) -> None:
     plain = "batch1" not in call
     (b, n, k), (b2, k2, m) = (call.terms(call[x]) for x in (("self", "mat2") if plain else ("batch1", "batch2")))
     call.unify(b, b2)
-    contract(call, [k], [k2], [b])
+    contract(call, [k], [k2], (n, m), (b,))
     call.set(call.out, _plus(call, None if plain else call["self"], (b, n, m)))
+
+
+@register("aten::_grouped_mm")
+def grouped_mm(call: Call) -> None:
+    """Stretches of the rows of (n, k), each times a matrix of its own out of (g, k, m); where they end, (g) says."""
+    a, b, ends = call["self"], call["mat2"], call["offs"]
+    if (a.dim(), b.dim()) != (2, 3) or ends is None or call["bias"] is not None:
+        raise WrongRule("_grouped_mm of other shapes")
+    (n, k), (g, k2, m) = call.terms(a), call.terms(b)
+    call.fix((n, g, *call.terms(ends)))
+    contract(call, [k], [k2], (n, g, m))
+    call.set(call.out, (n, m))
 
 
 @register("aten::addbmm", "aten::addbmm_")
 def addbmm(call: Call) -> None:
     """(b, n, k) times (b, k, m), summed over the batch."""
     (b, n, k), (b2, k2, m) = call.terms(call["batch1"]), call.terms(call["batch2"])
-    contract(call, [b, k], [b2, k2])
+    contract(call, [b, k], [b2, k2], (n, m))
     call.set(call.out, _plus(call, call["self"], (n, m)))
 
 
@@ -59,14 +74,14 @@ def mv(call: Call) -> None:
     """(n, k) times (k)."""
     plain = "mat" not in call
     (n, k), (k2,) = call.terms(call["self" if plain else "mat"]), call.terms(call["vec"])
-    contract(call, [k], [k2])
+    contract(call, [k], [k2], (n,))
     call.set(call.out, _plus(call, None if plain else call["self"], (n,)))
 
 
 @register("aten::dot", "aten::vdot")
 def dot(call: Call) -> None:
     """(k) times (k)."""
-    contract(call, call.terms(call["self"]), call.terms(call["other" if "other" in call else "tensor"]))
+    contract(call, call.terms(call["self"]), call.terms(call["other" if "other" in call else "tensor"]), ())
     call.set(call.out, ())
 
 
@@ -75,7 +90,7 @@ def linear(call: Call) -> None:
     """(*, k) times (m, k), transposed, plus (m)."""
     *rest, k = call.terms(call["input"])
     weight = call.terms(call["weight"])
-    contract(call, [k], weight[-1:])
+    contract(call, [k], weight[-1:], (*rest, *weight[:-1]))
     call.set(call.out, _plus(call, call["bias"], (*rest, *weight[:-1])))
 
 
@@ -91,7 +106,7 @@ def cdist(call: Call) -> None:
     *batch, n, k = call.terms(call["x1"])
     *batch2, m, k2 = call.terms(call["x2"])
     axes = aligned_terms(call, (batch, batch2))
-    contract(call, [k], [k2], batch)
+    contract(call, [k], [k2], (n, m), batch)
     call.aligned((*batch2, k2))
     call.set(call.out, (*axes, n, m))
 
@@ -112,7 +127,9 @@ def trilinear(call: Call) -> None:
             call.unify(live[0], other)
         axes.append(live[0])
     summed = {axis % len(axes) for axis in call["sumdim"]}
-    call.set(call.out, [term for axis, term in enumerate(axes) if axis not in summed])
+    outside = [term for axis, term in enumerate(axes) if axis not in summed]
+    call.mixes((axes[axis] for axis in summed), outside)
+    call.set(call.out, outside)
     for i, j in ((0, 1), (0, 2), (1, 2)):  # where two of them meet
         call.aligned(
             t for t, *column in zip(axes, *operands, strict=True) if all(find(column[k]).size != 1 for k in (i, j))

@@ -24,8 +24,9 @@ def convolution(call: Call) -> None:
     inner = columns if transposed else free(per_group)
     rest = free(per_group) if transposed else columns
     call.unify(rows, product((groups, rest if transposed else inner)))
-    contract(call, [channels], [product((groups, rest))])
+    call.unify(channels, product((groups, rest)))
     call.aligned((n, groups, rest))
+    call.mixes((rest, *taps, *space), (n, groups, inner))
     call.fix(taps)
     out_channels = product((groups, inner))
     if call.get("bias") is not None:
@@ -60,7 +61,7 @@ def lstm_layer(call: Call) -> None:
         if find(terms[0]).size == gates.size:  # biases may be left out
             unify(terms[0], gates, call.reason)
             if columns is not None:
-                contract(call, [columns], [terms[1]])
+                contract(call, [columns], [terms[1]], (t, b, hidden))
     call.fix((t,))
     out, *states_out = call.out
     call.set(out, (t, b, hidden))

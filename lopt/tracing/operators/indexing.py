@@ -180,7 +180,7 @@ def anywhere(call: Call) -> None:
     "aten::nonzero", "aten::nonzero_static", "aten::masked_select", "aten::masked_scatter", "aten::masked_scatter_"
 )
 @register("aten::_unique2", "aten::unique_dim", "aten::unique_consecutive", "aten::bincount", "aten::histc")
-@register("aten::searchsorted", "aten::bucketize")
+@register("aten::searchsorted", "aten::bucketize", "aten::repeat_interleave.Tensor")
 def by_value(call: Call) -> None:
     """What comes out depends on values in their order."""
     anywhere(call)

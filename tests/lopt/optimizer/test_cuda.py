@@ -25,6 +25,12 @@ def fill(model: nn.Module, step: int) -> None:
             p.grad.copy_(grad)
 
 
+def spoil(model: nn.Module) -> None:
+    grad = next(model.parameters()).grad
+    assert grad is not None
+    grad[0, 0] = math.nan
+
+
 def close(one: nn.Module, other: nn.Module) -> None:
     for p, q in zip(one.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(p.detach().cpu(), q.detach().cpu(), rtol=1e-4, atol=1e-5)
@@ -76,13 +82,13 @@ def test_a_captured_step_replays_as_the_step(name):
     for step in range(8):
         fill(models[0], step)
         if step == 6:
-            next(models[0].parameters()).grad[0, 0] = math.nan
+            spoil(models[0])
         plain.param_groups[0]["lr"].fill_(LR[name] / (1 + step))
         plain.step(loss=loss)
         if step >= 3:
             fill(models[1], step)
             if step == 6:
-                next(models[1].parameters()).grad[0, 0] = math.nan
+                spoil(models[1])
             captured.param_groups[0]["lr"].fill_(LR[name] / (1 + step))
             graph.replay()
         if step == 2:

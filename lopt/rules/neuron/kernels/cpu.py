@@ -1,0 +1,159 @@
+"""The two passes on a CPU by compiled kernels (native.py): the methods of `Memory` in passes.py, a call each a pass.
+
+Legend: E entries without those of the tensors, T tensors.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lopt.rules.neuron.combine import Plan, brought_to
+from lopt.rules.neuron.kernels import native
+from lopt.rules.neuron.layout import Layout
+from lopt.rules.neuron.passes import KEYS
+from lopt.rules.neuron.sharded import is_distributed
+from lopt.rules.neuron.tokens import MOMENTS
+from lopt.rules.rule import Updates
+
+_READ = (torch.float32, torch.bfloat16)  # dtypes of weights and gradients that the kernels read
+_PART = 1 << 17  # weights of a part, at least: what a thread takes at a time
+_PART_ROWS = 64  # rows of a part, at least: so much fewer are its sums over rows than its weights
+_GROUP = 1 << 20  # weights whose updates are held at once, unless one tensor has more
+
+
+class Group(NamedTuple):
+    """Tensors whose updates are made in one call."""
+
+    tensors: slice
+    parts: slice
+    size: int  # weights
+
+
+class Table(NamedTuple):
+    """All that does not change from step to step."""
+
+    layout: Layout
+    parts: np.ndarray  # [parts, 9]: as `Part` in passes.cpp
+    beside: int  # numbers that parts sum beside the result
+    groups: tuple[Group, ...]
+
+
+_KEPT: deque[Table] = deque(maxlen=16)
+
+
+def suits(
+    layout: Layout, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], state: Mapping[str, Mapping[str, Tensor]]
+) -> bool:
+    """Whether the kernels can take this step: float32 state; weights and gradients of one dtype that they read."""
+    if layout.device.type != "cpu" or layout.dtype != torch.float32 or not native.enabled():
+        return False
+    for name in layout.names:
+        p, g, moments = params[name], grads[name], [state[name][key] for key in KEYS]
+        if p.dtype not in _READ or g.dtype != p.dtype or is_distributed(p) or p.is_neg() or g.is_neg():
+            return False
+        if any(x.dtype != torch.float32 or not x.is_contiguous() for x in moments):
+            return False
+    return native.library() is not None
+
+
+class NativeMemory:
+    """As `Memory`, for tensors that `suits` accepts."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        params: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        state: Mapping[str, Mapping[str, Tensor]],
+    ) -> None:
+        self.layout, self._table = layout, _table_of(layout)
+        library = native.library()
+        assert library is not None
+        self._library, names = library, layout.names
+        self._shapes = [params[k].shape for k in names]
+        self._held = [[x[k].contiguous() for k in names] for x in (grads, params)]
+        moments = [[state[k][key] for k in names] for key in KEYS]
+        ordered = [self._held[0], *moments, self._held[1]]
+        kinds = [x.dtype == torch.bfloat16 for x in self._held[0]]
+        self._pointers = np.array([[x.data_ptr() for x in tensors] for tensors in ordered] + [kinds], dtype=np.int64)
+        self._threads = torch.get_num_threads()
+
+    def advance(self, gains: Sequence[float]) -> Tensor:
+        """The first pass: advances the moments; sums over rows and columns, [MOMENTS, E]."""
+        layout, (_, parts, n_beside, _) = self.layout, self._table
+        sums, beside = torch.zeros(MOMENTS, layout.n_entries), torch.zeros(n_beside)
+        self._library.lopt_advance(
+            *self._about(parts),
+            (ctypes.c_float * len(gains))(*gains),
+            sums.data_ptr(),
+            layout.n_rows,
+            layout.n_entries,
+            beside.data_ptr(),
+            self._threads,
+        )
+        return sums
+
+    def combine(self, plan: Plan) -> Iterator[Updates]:
+        """The second pass: the updates of one group of tensors after the other."""
+        layout, (_, parts, _, groups) = self.layout, self._table
+        rows, columns = plan.rows.contiguous(), plan.columns.contiguous()
+        out, squares = torch.empty(max(group.size for group in groups)), torch.zeros(len(layout.names))
+        inverse = layout.inverse_size[layout.n_entries :]
+        for group in groups:
+            self._library.lopt_combine(
+                *self._about(parts[group.parts]),
+                rows.data_ptr(),
+                rows.shape[1],
+                columns.data_ptr(),
+                columns.shape[1],
+                plan.floor,
+                out.data_ptr(),
+                squares.data_ptr(),
+                self._threads,
+            )
+            chosen = group.tensors
+            factors = brought_to(plan.scales[chosen], squares[chosen] * inverse[chosen])
+            directions = out[: group.size].split(layout.sizes[chosen])
+            directions = [x.view(shape) for x, shape in zip(directions, self._shapes[chosen], strict=True)]
+            yield Updates(layout.names[chosen], directions, factors.unbind(0))
+
+    def _about(self, parts: np.ndarray) -> tuple[int, int, int, int]:
+        return parts.ctypes.data, len(parts), self._pointers.ctypes.data, len(self.layout.names)
+
+
+def _table_of(layout: Layout) -> Table:
+    for table in _KEPT:
+        if table.layout is layout:
+            return table
+    made = _make_table(layout)
+    _KEPT.append(made)
+    return made
+
+
+def _make_table(layout: Layout) -> Table:
+    parts: list[tuple[int, ...]] = []
+    groups, beside, group = [], 0, Group(slice(0, 0), slice(0, 0), 0)
+    for stack in layout.stacks:
+        batch, rows, columns = stack.form.shape
+        n_rows, size = batch * rows, batch * rows * columns
+        step = max(_PART_ROWS, -(-_PART // max(1, columns)))
+        for k, index in enumerate(range(stack.tensors.start, stack.tensors.stop)):
+            if group.size and group.size + size > _GROUP:
+                groups.append(group)
+                group = Group(slice(index, index), slice(len(parts), len(parts)), 0)
+            about = rows, columns, stack.rows.start + k * n_rows, stack.columns.start + k * batch * columns
+            for first in range(0, n_rows if columns else 0, step):
+                last = min(n_rows, first + step)
+                alone = step >= n_rows
+                parts.append((index, first, last, *about, -1 if alone else beside, group.size))
+                beside += 0 if alone else MOMENTS * columns * ((last - 1) // rows - first // rows + 1)
+            group = Group(slice(group.tensors.start, index + 1), slice(group.parts.start, len(parts)), group.size + size)
+    table = np.array(parts, dtype=np.int64).reshape(-1, 9)
+    return Table(layout, table, beside, (*groups, group))
