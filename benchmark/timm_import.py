@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.abc
 import importlib.machinery
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableSequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,7 +34,7 @@ class _Named(type):
 class _Anything(types.ModuleType):
     """A module that has every attribute: a class that does nothing."""
 
-    __path__: list[str] = []
+    __path__: MutableSequence[str] = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -41,7 +42,7 @@ class _Anything(types.ModuleType):
         return _Named(name, (nn.Module,), {})
 
 
-class _Finder:
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds every module of torchvision, so that none that is installed is imported."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
@@ -57,7 +58,7 @@ class _Finder:
 @contextmanager
 def without_torchvision() -> Iterator[None]:
     """Imports in this block get stand-ins for torchvision; nothing of them is left."""
-    finder: Any = _Finder()
+    finder = _Finder()
     sys.meta_path.insert(0, finder)
     try:
         yield

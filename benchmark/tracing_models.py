@@ -59,7 +59,7 @@ class Decoder(nn.Module):
 class Recurrent(nn.Module):
     """A recurrent encoder, read at the last step."""
 
-    def __init__(self, kind: type[nn.RNNBase], **options: Any) -> None:
+    def __init__(self, kind: Callable[..., nn.Module], **options: Any) -> None:
         super().__init__()
         self.rnn = kind(8, 16, num_layers=2, batch_first=True, **options)
         self.head = nn.Linear(16 * (2 if options.get("bidirectional") else 1), 5)

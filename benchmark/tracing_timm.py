@@ -48,7 +48,7 @@ def _rank(name: str) -> tuple[int, int, int, str]:
 def made_small(family: str, depths: str, widths: str) -> Iterator[None]:
     """Within this block models of a family are built with smaller arguments than they ask for."""
     load_timm()
-    module = importlib.import_module(f"timm.models.{family}")
+    module: Any = importlib.import_module(f"timm.models.{family}")
     build_as_asked = module.build_model_with_cfg
 
     def build_small(model_class: Any, *args: Any, **kwargs: Any) -> Any:

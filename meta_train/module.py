@@ -1,4 +1,4 @@
-"""MetaTraining: wires an estimator to Lightning. It asks for a meta-gradient, clips it, steps, and logs."""
+"""MetaTraining: wires an estimator to Lightning. It asks for a meta-gradient, reduces, clips, steps, and logs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils import _pytree as pytree
 from torch.utils.data import IterableDataset
 
 from lopt.errors import InvalidInput
 from lopt.rules import UpdateRule
-from meta_train.estimators import Estimator
+from meta_train.estimators import Estimator, Particles, Share
+from meta_train.ranks import joined, mean_over_ranks, world
+from meta_train.validation import MetaValidation
 from tasks.task import TaskFamily
 
 
@@ -30,6 +30,9 @@ class Forever(IterableDataset[int]):
 class MetaTraining(L.LightningModule):
     """Fits the parameters θ of `rule` on a task family.
 
+    On several processes each runs its share of the pairs; all get the mean meta-gradient, so θ is the same in each, and
+    the same as one process would find with all pairs.
+
     Args:
         rule: the update rule; its parameters are trained in place.
         family: where tasks come from.
@@ -38,6 +41,7 @@ class MetaTraining(L.LightningModule):
         scheduler: from the outer optimizer to the schedule of its learning rate, stepped at every meta-step.
         clip: the largest norm of the meta-gradient.
         seed: names every random number; see `meta_train.keys`.
+        validation: on held-out tasks, if any.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class MetaTraining(L.LightningModule):
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         clip: float = 1.0,
         seed: int = 0,
+        validation: MetaValidation | None = None,
     ) -> None:
         super().__init__()
         if not clip > 0:
@@ -56,8 +61,13 @@ class MetaTraining(L.LightningModule):
         self.automatic_optimization = False
         self.rule, self.family, self.estimator = rule, family, estimator
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
-        self.clip, self.seed = clip, seed
-        self.particles = estimator.start(rule, family, seed)
+        self.clip, self.seed, self.validation = clip, seed, validation
+        self.particles: Particles | None = None
+        self.best: float | None = None  # of the meta-validation so far
+        self.metrics: dict[str, float] = {}  # of the last meta-step, the same in every process
+
+    def setup(self, stage: str) -> None:
+        self.particles = self.estimator.start(self.rule, self.family, self.seed, Share(*world()))
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.rule.parameters())
@@ -69,10 +79,13 @@ class MetaTraining(L.LightningModule):
         return Forever()
 
     def training_step(self, batch: int, batch_index: int) -> None:
+        assert self.particles is not None
         theta = {name: p.detach() for name, p in self.rule.named_parameters()}
-        gradient, particles, metrics = self.estimator.estimate(self.rule, theta, self.family, self.particles, self.seed)
+        estimate = self.estimator.estimate(self.rule, theta, self.family, self.particles, self.seed)
+        shared = {f"gradient.{k}": g for k, g in estimate.gradient.items()} | estimate.metrics
+        shared = mean_over_ranks(shared)
         for name, p in self.rule.named_parameters():
-            p.grad = gradient[name].to(p.dtype)
+            p.grad = shared.pop(f"gradient.{name}").to(p)
         norm = torch.nn.utils.clip_grad_norm_(self.rule.parameters(), self.clip, error_if_nonfinite=True)
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
@@ -81,22 +94,36 @@ class MetaTraining(L.LightningModule):
         if scheduler is not None:
             assert isinstance(scheduler, LRScheduler)
             scheduler.step()  # pyright: ignore[reportCallIssue]
-        self.particles = particles
-        self.log_dict({**metrics, "meta_gradient_norm": norm})
+        self.particles = estimate.particles
+        noise = (shared.pop("squared_norm").double() - norm.double() ** 2).clamp_min(0) / max(1, self.estimator.count - 1)
+        shared |= {"meta_gradient_norm": norm, "meta_gradient_snr": norm / noise.sqrt().clamp_min(1e-30)}
+        self.metrics = {name: float(value) for name, value in shared.items()} | self._validate()
+        self.log_dict(self.metrics)
 
-    # Particles hold tasks, which are drawn again from their keys; their tensors are saved in a fixed order.
+    def _validate(self) -> dict[str, float]:
+        """The metrics of an evaluation, where one is due: after the first meta-step, and then now and then."""
+        assert self.particles is not None
+        done = int(self.particles.iteration)
+        if self.validation is None or (done != 1 and done % self.validation.every):
+            return {}
+        theta = {name: p.detach() for name, p in self.rule.named_parameters()}
+        return {name: float(value) for name, value in self.validation.evaluate(self.rule, theta).items()}
+
+    # Particles hold tasks, which are drawn again from their keys; their tensors are saved by name, joined over ranks.
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        leaves = pytree.tree_leaves(self.particles._replace(tasks=()))
-        checkpoint["particles"] = list(leaves)
-        checkpoint["seed"] = self.seed
+        assert self.particles is not None
+        checkpoint["particles"] = joined(self.estimator.pack(self.particles))
+        checkpoint["seed"], checkpoint["best"] = self.seed, self.best
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        leaves, spec = pytree.tree_flatten(self.particles._replace(tasks=()))
-        saved: list[Tensor] = checkpoint.get("particles", [])
-        if [x.shape for x in saved] != [x.shape for x in leaves] or checkpoint.get("seed") != self.seed:
+        try:
+            if checkpoint.get("seed") != self.seed:
+                raise InvalidInput(f"its seed is {checkpoint.get('seed')}, and this run's {self.seed}")
+            packed = checkpoint.get("particles", [])
+            self.particles = self.estimator.restore(self.rule, self.family, packed, self.seed, Share(*world()))
+        except (InvalidInput, KeyError) as error:
             raise InvalidInput(
-                "ckpt_path: this checkpoint is of a run with another rule, family, estimator or seed. "
+                f"ckpt_path: this checkpoint is of a run with another rule, family, estimator or seed: {error}. "
                 "Resume with the configuration in that run's config.yaml"
-            )
-        particles = pytree.tree_unflatten([new.to(old.device) for new, old in zip(saved, leaves, strict=True)], spec)
-        self.particles = self.estimator.restore(self.family, particles, self.seed)
+            ) from None
+        self.best = checkpoint.get("best")

@@ -2,14 +2,15 @@
 
 Legend of shapes: P particles, T steps.
 
-One particle's step is written once, for one particle (`_step`), and `torch.func.vmap` runs it for the population; the
-tests compare it with the loop over particles.
+One particle's step is written once, for one particle (`population_step`), and `torch.func.vmap` runs it for the
+population; the tests compare it with the loop over particles. With `compiled` the step is one program (programs.py).
+All random numbers of an unroll are drawn before it starts, so nothing in it waits for the device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.utils import _pytree as pytree
 
 from lopt.rules.rule import Clock, State, Tensors, UpdateRule
+from meta_train.programs import program
 from tasks.task import Batch, Split, Task
 
 
@@ -42,9 +44,37 @@ def start(rule: UpdateRule, task: Task, params: Sequence[Tensors]) -> Population
 
 
 def draw(tasks: Sequence[Task], split: Split, generators: Sequence[torch.Generator], steps: int) -> Batch:
-    """Batches of `steps` steps, (T, P, ...) each: every particle from its own task with its own generator."""
+    """Batches of `steps` steps, (T, P, ...) each: every particle from its own task with its own generator.
+
+    A particle's batches are drawn in one call, on the device of its generator. A task whose `draw` takes Python
+    decisions, which cannot be batched, is asked step by step.
+    """
     pairs = zip(tasks, generators, strict=True)
-    return stack([stack([task.draw(split, g) for _ in range(steps)]) for task, g in pairs], dim=1)
+    return stack([_draw_steps(task, split, g, steps) for task, g in pairs], dim=1)
+
+
+def _draw_steps(task: Task, split: Split, generator: torch.Generator, steps: int) -> Batch:
+    """What a task draws for so many batches, (T, ...)."""
+    before = generator.get_state()
+    try:
+        return vmap(lambda _: task.draw(split, generator), randomness="different")(torch.empty(steps))
+    except (RuntimeError, ValueError):  # the draw reads a value of a tensor, or returns something else than tensors
+        generator.set_state(before)
+        return stack([task.draw(split, generator) for _ in range(steps)])
+
+
+def population_step(rule: UpdateRule, task: Task, weight_decay: float, stacked_theta: bool, told: bool) -> Callable:
+    """One step of all particles: (θ, params, state, now, drawn, lr, horizon) -> (params, state, now, loss)."""
+
+    def step(theta: Mapping[str, Tensor], params: Tensors, state: State, now: Tensor, drawn: Batch, lr: Tensor, end):
+        batch = task.gather("train", drawn)
+        grads, loss = grad_and_value(task.loss)(params, batch)
+        inputs = (task.weight_space, params, grads, state, Clock(now, end, loss))
+        updates, state = functional_call(rule, dict(theta), inputs)
+        params = {k: p - lr * (updates[k] + weight_decay * p) for k, p in params.items()}
+        return params, state, now + 1, loss
+
+    return vmap(step, in_dims=(0 if stacked_theta else None, 0, 0, 0, 0, 0, 0 if told else None))
 
 
 def unroll(
@@ -58,6 +88,7 @@ def unroll(
     stacked_theta: bool = False,
     horizon: Tensor | None = None,
     weight_decay: float = 0.0,
+    compiled: bool = False,
 ) -> tuple[Population, Tensor]:
     """Trains every particle for T steps.
 
@@ -66,30 +97,46 @@ def unroll(
         drawn: the batches, (T, P, ...), as `draw` gives them.
         lr: learning rates, (T, P).
         horizon: the whole length of each particle's run, (P,), if the rule is to know it.
+        compiled: run the step as one compiled program, without derivatives; made once for each kind of population.
 
     Returns:
         The population T steps later, and the training loss before each step, (T, P).
     """
-
-    def step(theta: Mapping[str, Tensor], params: Tensors, state: State, now: Tensor, drawn: Batch, lr: Tensor, end):
-        batch = task.gather("train", drawn)
-        grads, loss = grad_and_value(task.loss)(params, batch)
-        inputs = (task.weight_space, params, grads, state, Clock(now, end, loss))
-        updates, state = functional_call(rule, dict(theta), inputs)
-        params = {k: p - lr * (updates[k] + weight_decay * p) for k, p in params.items()}
-        return params, state, now + 1, loss
-
-    in_dims = (0 if stacked_theta else None, 0, 0, 0, 0, 0, None if horizon is None else 0)
-    step_all = vmap(step, in_dims=in_dims)
+    step_all = population_step(rule, task, weight_decay, stacked_theta, horizon is not None)
     params, state, now = population
+
+    def at(t: int) -> Batch:
+        return pytree.tree_map(lambda leaf: leaf[t], drawn)
+
+    if compiled:
+        example: tuple[Any, ...] = (theta, params, state, now, at(0), lr[0], horizon)
+        kind = (rule, task.population, weight_decay, stacked_theta)
+        step_all = program(step_all, kind, example)
     losses = []
     for t in range(lr.shape[0]):
-        batch = pytree.tree_map(lambda leaf, t=t: leaf[t], drawn)
-        params, state, now, loss = step_all(theta, params, state, now, batch, lr[t], horizon)
+        params, state, now, loss = step_all(theta, params, state, now, at(t), lr[t], horizon)
         losses.append(loss)
     return Population(params, state, now), torch.stack(losses)
 
 
-def evaluate(task: Task, params: Tensors, split: Split) -> Tensor:
-    """The loss of every particle on the fixed batch of a split, (P,)."""
-    return vmap(task.loss, in_dims=(0, None))(params, task.evaluation_batch(split))
+def evaluate(
+    task: Task | Sequence[Task], params: Tensors, split: Split, *, chunk_size: int | None = None
+) -> Tensor:
+    """The loss of every particle on the fixed batch of a split, (P,).
+
+    Args:
+        task: of all particles; or one for each, of one population, whose batches may differ in their length.
+        chunk_size: so many particles at a time, where all at once would not fit into memory.
+    """
+    if isinstance(task, Task):
+        return vmap(task.loss, in_dims=(0, None), chunk_size=chunk_size)(params, task.evaluation_batch(split))
+    places: dict[int, list[int]] = {}
+    for place, one in enumerate(task):
+        places.setdefault(id(one), []).append(place)
+    first = next(iter(params.values()))
+    losses = first.new_empty(len(task))
+    for chosen in places.values():
+        index = torch.tensor(chosen, device=first.device)
+        own = {name: p.index_select(0, index) for name, p in params.items()}
+        losses[index] = evaluate(task[chosen[0]], own, split, chunk_size=chunk_size)
+    return losses

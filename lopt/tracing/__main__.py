@@ -71,7 +71,8 @@ def _unpacked(name: str, made: Any) -> tuple[nn.Module, tuple[Any, ...], dict[st
     rule = "return (module, inputs) or (module, inputs, kwargs), with inputs a tuple or one tensor, and kwargs a dict"
     if not isinstance(made, tuple | list) or len(made) not in (2, 3):
         raise InvalidInput(f"factory: {name!r} returned {_kind(made)}; {rule}")
-    module, inputs, kwargs = (*made, {})[:3]
+    module, inputs = made[:2]
+    kwargs = made[2] if len(made) == 3 else {}
     inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
     for what, value, kind in (
         ("module", module, nn.Module),
@@ -108,14 +109,16 @@ def report(found: Analysis) -> str:
 
 def _reasons(reasons: Mapping[tuple[str, int], Sequence[str]]) -> Iterator[str]:
     """A line for each reason, with the parameters' axes that it fixed."""
-    places: dict[str, list[str]] = {}
+    places: dict[str, tuple[set[str], list[str]]] = {}
     for (name, axis), why in reasons.items():
         for reason in why:
-            places.setdefault(_starred(reason), []).append(f"{name}[{axis}]")
-    for reason, names in places.items():
+            alike, names = places.setdefault(_starred(reason), (set(), []))
+            alike.add(reason)
+            names.append(f"{name}[{axis}]")
+    for star, (alike, names) in places.items():
         told = folded(dict.fromkeys(names))
         more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
-        yield f"  {reason}: {', '.join(told[:_SHOWN])}{more}"
+        yield f"  {star if len(alike) > 1 else min(alike)}: {', '.join(told[:_SHOWN])}{more}"
 
 
 def folded(names: Mapping[str, Any] | Sequence[str]) -> list[str]:

@@ -157,7 +157,7 @@ class Call:
 
     def origin(self, axis: int) -> Origin:
         """The name of an axis of the output: the same in every pass."""
-        return (*self.tracer.place, axis)
+        return (*self.tracer.operator, axis)
 
     def is_wanted(self, origin: Origin) -> bool:
         """Whether blocks are to be made at an origin."""

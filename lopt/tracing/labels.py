@@ -93,6 +93,12 @@ def terms(labels: Labels, reason: object) -> tuple[Term, ...]:
     return tuple(axes)
 
 
+def agree(labels: Labels) -> bool:
+    """Whether the blocks say no more than one term an axis would."""
+    columns = zip(*(block.axes for block in labels.blocks), strict=True)
+    return all(_same(column) for axis, column in enumerate(columns) if axis != labels.along)
+
+
 def all_terms(labels: Labels) -> Iterable[Term]:
     """Every term of the labels, block by block."""
     yield from labels.axes
@@ -230,6 +236,12 @@ def reshape(
         return constant(shape, "no entries")
     if labels.blocks:
         kept = _kept_axis(old, shape, labels.along)
+        merged = _merged_axis(old, shape, labels.along)
+        if merged is not None:  # the products of the blocks, one after the other
+            rest = shape[merged] // old[labels.along]
+            sizes = [(*shape[:merged], b.shape[labels.along] * rest, *shape[merged + 1 :]) for b in labels.blocks]
+            pairs = zip(labels.blocks, sizes, strict=True)
+            return join([reshape(block, size, origin, wanted, reason) for block, size in pairs], merged)
         if kept is None:
             return reshape(Labels(terms(labels, reason)), shape, origin, wanted, reason)
         sizes = [(*shape[:kept], block.shape[labels.along], *shape[kept + 1 :]) for block in labels.blocks]
@@ -286,6 +298,15 @@ def _kept_axis(old: Shape, new: Shape, axis: int) -> int | None:
             same = [a for a in new_axes if new[a] == old[axis]]
             rest = [a for a in new_axes if a not in same[:1] and new[a] != 1]
             return same[0] if same and not others and not rest else None
+    return None
+
+
+def _merged_axis(old: Shape, new: Shape, axis: int) -> int | None:
+    """The axis of a view that `axis` is the outermost factor of, with others behind it."""
+    for old_axes, new_axes in matched_axes(old, new):
+        live, made = [a for a in old_axes if old[a] != 1], [a for a in new_axes if new[a] != 1]
+        if axis in old_axes:
+            return made[0] if len(made) == 1 and len(live) > 1 and live[0] == axis else None
     return None
 
 

@@ -36,7 +36,7 @@ from lopt.weight_space import WeightSpace
 
 # Buffers that follow the parameters: what training sees of its own channels. Others are constants.
 FOLLOWING_BUFFERS = ("running_mean", "running_var", "weight_u", "weight_v", "_u", "_v")
-PASSES = 4  # for blocks
+PASSES = 5  # for blocks
 ATTEMPTS = 6  # to reach every parameter under data-dependent routing
 NEVER_USED = "not used by the example"
 
@@ -282,18 +282,24 @@ def _derive(example: _Example) -> Analysis:
 
 
 def _with_blocks(example: _Example, snapshot: Snapshot) -> _State:
-    """The first pass in which no axis is sliced that is not blocks already."""
+    """The first pass in which no axis is sliced that is not blocks already. Blocks of a parameter that turned out to
+    be permuted alike are none in the next one: single entries have fixed the axis for nothing."""
     wanted: set[Origin] = set()
-    for _ in range(PASSES - 1):
+    refused: set[Origin] = set()
+    for attempt in range(PASSES):
         state = _State(example, set(wanted))
         _again(snapshot)
         state.run()
-        if state.record.sliced <= wanted:
-            return state
-        wanted |= state.record.sliced
-    state = _State(example, wanted)
-    _again(snapshot)
-    state.run()
+        useless: set[Origin] = {
+            ("parameter", name, made.along)
+            for name, made in state.parameters.items()
+            if made.blocks and labels.agree(made)
+        }
+        sliced = state.record.sliced - refused
+        if attempt == PASSES - 1 or (sliced <= wanted and not useless):
+            break
+        refused |= useless
+        wanted = (wanted | sliced) - refused
     return state
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +29,22 @@ from lopt.tracing.labels import Labels, Origin
 from lopt.tracing.registry import RULES, Rule
 
 
+class Place(NamedTuple):
+    """Where in its memory a tensor lies."""
+
+    shape: tuple[int, ...]
+    stride: tuple[Any, ...]
+    offset: Any
+    dtype: torch.dtype
+
+
+class _Known(NamedTuple):
+    tensor: Tensor
+    labels: Labels
+    memory: int
+    place: Place
+
+
 class Tracer(TorchDispatchMode):
     """Labels the tensors of one run. `wanted` are the origins that become blocks."""
 
@@ -41,10 +57,10 @@ class Tracer(TorchDispatchMode):
     def __init__(self, record: Record, wanted: set[Origin], location: Callable[[], str]) -> None:
         super().__init__()
         self.record, self.wanted, self._location = record, wanted, location
-        self._labels: dict[int, tuple[Tensor, Labels, int]] = {}  # with the memory that the tensor had
-        self._by_memory: dict[int, dict[tuple[object, ...], tuple[Any, Labels]]] = {}
-        self._places: Counter[str] = Counter()
-        self.place: tuple[Any, ...] = ()
+        self._labels: dict[int, _Known] = {}
+        self._by_memory: dict[int, dict[Place, tuple[Any, Labels]]] = {}
+        self._counts: Counter[str] = Counter()
+        self.operator: tuple[Any, ...] = ()  # the name of the one that runs: the same in every pass
 
     @property
     def module(self) -> str:
@@ -54,22 +70,27 @@ class Tracer(TorchDispatchMode):
     def labels(self, tensor: Tensor) -> Labels:
         """What is known of a tensor; one that was made out of sight is constant."""
         known = self._labels.get(id(tensor))
-        if known is None or known[2] != _memory(tensor):
-            self.set(tensor, self._found_by_memory(tensor))
-        return self._labels[id(tensor)][1]
+        if known is None or known.memory != _memory(tensor):
+            self.set(tensor, self._found_by_memory(tensor, known))
+        return self._labels[id(tensor)].labels
+
+    def place(self, tensor: Tensor) -> Place:
+        """Where in its memory the tensor lay when it got its labels."""
+        return self._labels[id(tensor)].place
 
     def set(self, tensor: Tensor, made: Labels) -> None:
         """The tensor and its storage are kept, so that neither its id nor its memory is given to another."""
         memory, place = _memory(tensor), _place(tensor)
-        self._labels[id(tensor)] = (tensor, made, memory)
+        self._labels[id(tensor)] = _Known(tensor, made, memory, place)
         self._by_memory.setdefault(memory, {})[place] = (tensor.untyped_storage() if memory > 0 else None, made)
 
-    def _found_by_memory(self, tensor: Tensor) -> Labels:
+    def _found_by_memory(self, tensor: Tensor, before: _Known | None) -> Labels:
+        """The labels of what lies there; else nothing moves what lies there, nor what the tensor was before."""
         known = self._by_memory.get(_memory(tensor), {})
         if _place(tensor) in known:
             return known[_place(tensor)][1]
         reason = Reason("a constant", self.module)
-        for _, made in known.values():
+        for made in (*(made for _, made in known.values()), *([before.labels] if before else [])):
             for term in labels.all_terms(made):
                 algebra.touch(term)
                 algebra.fix(term, reason)
@@ -86,8 +107,8 @@ class Tracer(TorchDispatchMode):
 
     def fix_everything(self, reason: Reason) -> None:
         """Fixes every tensor that was seen."""
-        for tensor, _, _ in list(self._labels.values()):
-            self.fix(tensor, reason)
+        for known in list(self._labels.values()):
+            self.fix(known.tensor, reason)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -105,8 +126,8 @@ class Tracer(TorchDispatchMode):
         before = {id(tensor): self.labels(tensor) for tensor in call.tensors}
         self.record.used.update(before)
         name = str(func)
-        self.place = (name, self._places[name])
-        self._places[name] += 1
+        self.operator = (name, self._counts[name])
+        self._counts[name] += 1
         call.out = func(*args, **kwargs)
         self._apply(rule, call)
         if func._schema.is_mutable:
@@ -168,16 +189,17 @@ class Tracer(TorchDispatchMode):
 
 def _memory(tensor: Tensor) -> int:
     """What names the memory of a tensor, however it was come by; the object itself, for a tensor without memory."""
-    if tensor.layout is not torch.strided:
+    if tensor.layout is not torch.strided or tensor._is_zerotensor():
         return -id(tensor)
     storage = tensor.untyped_storage()
     fake = isinstance(tensor, FakeTensor) or tensor.device.type == "meta"
     return (not fake and storage.data_ptr()) or -storage._cdata
 
 
-def _place(tensor: Tensor) -> tuple[object, ...]:
-    strided = tensor.layout is torch.strided
-    return (tensor.shape, tensor.dtype, *((tensor.stride(), tensor.storage_offset()) if strided else ()))
+def _place(tensor: Tensor) -> Place:
+    strided = tensor.layout is torch.strided and not tensor._is_zerotensor()
+    where = (tensor.stride(), tensor.storage_offset()) if strided else ((), 0)
+    return Place(tuple(tensor.shape), *where, tensor.dtype)
 
 
 def rule_of(func: Any) -> Rule | None:

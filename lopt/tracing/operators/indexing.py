@@ -166,8 +166,8 @@ def index_add(call: Call) -> None:
     call.set(call.out, terms)
 
 
-@register("aten::slice_scatter", "aten::select_scatter", "aten::diagonal_scatter", "aten::as_strided")
-@register("aten::as_strided_", "aten::as_strided_copy", "aten::take", "aten::put", "aten::put_")
+@register("aten::slice_scatter", "aten::select_scatter", "aten::diagonal_scatter")
+@register("aten::take", "aten::put", "aten::put_")
 def anywhere(call: Call) -> None:
     """Places that mix the axes: nothing can be permuted."""
     for x in call.tensors:

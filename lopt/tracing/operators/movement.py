@@ -41,6 +41,19 @@ def view_dtype(call: Call) -> None:
     call.set(out, (*terms[:-1], call.fixed(out.shape[-1])))
 
 
+@register("aten::as_strided", "aten::as_strided_", "aten::as_strided_copy")
+def as_strided(call: Call) -> None:
+    """Any places of the memory: known only where they are the tensor's own."""
+    x = call["self"]
+    place = call.tracer.place(x)
+    offset = place.offset if call["storage_offset"] is None else call["storage_offset"]
+    same_steps = all(a == b or n == 1 for n, a, b in zip(place.shape, place.stride, call["stride"], strict=False))
+    if tuple(call["size"]) == place.shape and offset == place.offset and same_steps:
+        return same(call)
+    call.fix(call.terms(x))
+    call.set(call.out, labels.constant(call.out.shape, call.reason))
+
+
 @register("aten::permute", "aten::permute_copy")
 def permute(call: Call) -> None:
     """Axes in another order."""

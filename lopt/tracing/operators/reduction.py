@@ -62,7 +62,7 @@ def softmax(call: Call) -> None:
 
 
 @register(
-    *(f"aten::{name}" for name in ("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin", "_cummax_helper")),
+    *(f"aten::{name}" for name in ("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin")),
     *(f"aten::{name}" for name in ("cumsum_", "cumprod_", "sort", "argsort", "topk", "msort", "renorm", "renorm_")),
 )
 def ordered(call: Call) -> None:

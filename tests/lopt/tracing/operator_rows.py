@@ -53,9 +53,19 @@ def _ids(*values: int) -> Tensor:
     return torch.tensor(values)
 
 
-def _into(made: Tensor, write: Callable[[Tensor], Any]) -> Tensor:
-    write(made)
-    return made
+def _table(*shape: int) -> Tensor:
+    """A constant whose entries differ."""
+    return torch.linspace(-1, 1, torch.Size(shape).numel(), dtype=torch.float64).reshape(shape)
+
+
+def _whole(x: Tensor) -> Tensor:
+    return x.contiguous()
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """A mean and a variance for every channel."""
+    x = x.detach()
+    return x.mean((0, 2)), x.var((0, 2))
 
 
 def _filled(made: Tensor) -> Tensor:
@@ -90,9 +100,9 @@ POINTWISE = {
 
 CONTRACTIONS = {
     "mm": Row(FLAT, 1, lambda h, g: h @ g.T),
-    "addmm": Row(FLAT, 1, lambda h, g: torch.addmm(h, torch.ones(2, 2).to(h), g)),
-    "addmm_": Row(FLAT, 1, lambda h, g: h.clone().addmm_(torch.ones(2, 2).to(h), g)),
-    "_addmm_activation": Row(FLAT, 1, lambda h, g: A._addmm_activation(h[0], torch.ones(2, 2).to(h), g)),
+    "addmm": Row(FLAT, 1, lambda h, g: torch.addmm(h, _table(2, 2), g)),
+    "addmm_": Row(FLAT, 1, lambda h, g: h.clone().addmm_(_table(2, 2), g)),
+    "_addmm_activation": Row(FLAT, 1, lambda h, g: A._addmm_activation(h[0], _table(2, 2), g)),
     "_int_mm": Row(FLAT, 1, lambda h, g: torch._int_mm((h > 0).to(torch.int8), (g > 0).to(torch.int8).T)),
     "bmm": Row(LINE, 1, lambda h, g: h.mT @ g),
     "baddbmm": Row(LINE, 2, lambda h, g: torch.baddbmm(torch.zeros(6, 6).to(h), h, g.mT)),
@@ -109,22 +119,26 @@ CONTRACTIONS = {
     "addr_": Row(FLAT, 2, lambda h, g: torch.zeros(6, 6).to(h).addr_(h[0], g[0])),
     "cdist": Row(FLAT, 1, lambda h, g: torch.cdist(h, g)),
     "cdist of neurons": Row(LINE, 2, lambda h, g: torch.cdist(h, g)),
-    "cdist of batches": Row(LINE, 2, lambda h, g: torch.cdist(h[:, :, None], g[:, None].mT)),
+    "cdist of batches": Row(LINE, 2, lambda h, g: torch.cdist(h[:, :, None], g[:, None])),
     "_euclidean_dist": Row(LINE, 2, lambda h, g: A._euclidean_dist(h + 2, g - 2)),
-    "_trilinear": Row(FLAT, 2, lambda h, g: F.bilinear(h, g, torch.ones(2, 6, 6).to(h))),
+    "_trilinear": Row(FLAT, 3, lambda h, g: F.bilinear(h, g, torch.ones(2, 6, 6).to(h))),
     "einsum": Row(LINE, 2, lambda h, g: torch.einsum("bis,bjs->ij", h, g)),
     "attention": Row(PLANE, 1, lambda h, g: F.scaled_dot_product_attention(h, g, h)),
-    "attention over neurons": Row(LINE, 1, lambda h, g: F.scaled_dot_product_attention(g[:, None], h[:, None], h[:, None])),
+    "attention over neurons": Row(
+        LINE, 2, lambda h, g: F.scaled_dot_product_attention(g[:, None], h[:, None], h[:, None])
+    ),
     "causal attention over neurons": Row(
         LINE, 0, lambda h, g: F.scaled_dot_product_attention(g[:, None], h[:, None], h[:, None], is_causal=True)
     ),
-    "flash attention": Row(PLANE, 1, lambda h, g: A._scaled_dot_product_flash_attention_for_cpu(h, g, h)[0]),
+    "flash attention": Row(
+        PLANE, 1, lambda h, g: A._scaled_dot_product_flash_attention_for_cpu(*map(_whole, (h, g, h)))[0]
+    ),
     "convolution": Row(PLANE, 1, lambda h, g: F.conv2d(h, g)),
     "transposed": Row(LINE, 1, lambda h, g: F.conv_transpose1d(h, g.transpose(0, 1))),
     "one tap": Row(LINE, 1, lambda h, g: F.conv1d(h, g[:, :, :1])),
     "depthwise": Row(LINE, 1, lambda h, g: F.conv1d(h, g[0, :, None], groups=6)),
-    "two groups": Row(LINE, 2, lambda h, g: F.conv1d(h, torch.ones(4, 3, 1).to(h), groups=2) + g.sum(1, keepdim=True)),
-    "along the channels": Row(LINE, 0, lambda h: F.conv1d(h.mT, torch.ones(4, 4, 3).to(h), padding=1)),
+    "two groups": Row(LINE, 4, lambda h, g: F.conv1d(h, torch.ones(4, 3, 1).to(h), groups=2) + g.sum(1, keepdim=True)),
+    "along the channels": Row(LINE, 0, lambda h: F.conv1d(h.mT, _table(4, 4, 3), padding=1)),
     "_convolution": Row(
         PLANE, 1, lambda h, g: A._convolution(h, g, None, [1] * 2, [0] * 2, [1] * 2, False, [0] * 2, 1, *[False] * 4)
     ),
@@ -183,9 +197,6 @@ INDEXING = {
     "embedding_renorm_": Row(FLAT, 1, lambda h: F.embedding(_ids(0, 1), h.clone(), max_norm=0.5)),
     "embedding_bag": Row(FLAT, 1, lambda h: F.embedding_bag(_ids(0, 1, 0), h, _ids(0, 2))),
     "_embedding_bag": Row(FLAT, 1, lambda h: A._embedding_bag(h, _ids(0, 1, 0), _ids(0, 2))[0]),
-    "_embedding_bag_forward_only": Row(
-        FLAT, 1, lambda h: A._embedding_bag_forward_only(h, _ids(0, 1, 0), _ids(0, 2))[0]
-    ),
     "index_select": Row(FLAT, 0, lambda h: h.index_select(1, _ids(2, 0))),
     "index_select of rows": Row(FLAT, 1, lambda h: h.index_select(0, _ids(1, 0, 0))),
     "index": Row(FLAT, 0, lambda h: h[:, _ids(2, 0)]),
@@ -203,19 +214,15 @@ INDEXING = {
     ),
     "gather": Row(FLAT, 1, lambda h, g: h.gather(0, (g > 0).long())),
     "gather of neurons": Row(FLAT, 0, lambda h: h.gather(1, _ids(0, 3)[:, None])),
-    "gather by neurons": Row(FLAT, 1, lambda h, g: torch.ones(2, 3).to(h).gather(1, (g > 0).long())),
+    "gather by neurons": Row(FLAT, 1, lambda g: _table(2, 3).gather(1, (g > 0).long())),
     "take_along_dim": Row(FLAT, 1, lambda h, g: h.take_along_dim((g > 0).long(), 0)),
     "scatter": Row(FLAT, 1, lambda h, g: h.scatter(0, (g > 0).long()[:1], h[:1])),
     "scatter_": Row(FLAT, 1, lambda h, g: h.clone().scatter_(0, (g > 0).long(), 0.3)),
     "scatter at places of neurons": Row(FLAT, 0, lambda h: torch.zeros(2, 2).to(h).scatter(1, (h > 0).long(), h)),
     "scatter_add": Row(FLAT, 1, lambda h: torch.zeros(2, 2).to(h).scatter_add(1, (h > 0).long(), h)),
     "scatter_add_": Row(FLAT, 1, lambda h, g: torch.zeros(2, 6).to(h).scatter_add_(0, (g > 0).long(), h)),
-    "scatter_reduce": Row(
-        FLAT, 1, lambda h: torch.zeros(2, 2).to(h).scatter_reduce(1, (h > 0).long(), h, "amax")
-    ),
-    "scatter_reduce_": Row(
-        FLAT, 1, lambda h, g: torch.zeros(2, 6).to(h).scatter_reduce_(0, (g > 0).long(), h, "sum")
-    ),
+    "scatter_reduce": Row(FLAT, 1, lambda h: torch.zeros(2, 2).to(h).scatter_reduce(1, (h > 0).long(), h, "amax")),
+    "scatter_reduce_": Row(FLAT, 1, lambda h, g: torch.zeros(2, 6).to(h).scatter_reduce_(0, (g > 0).long(), h, "sum")),
     "index_add": Row(FLAT, 1, lambda h, g: h.index_add(0, _ids(1), g[:1])),
     "index_add_": Row(FLAT, 1, lambda h, g: h.clone().index_add_(0, _ids(1), g[:1])),
     "index_add of neurons": Row(FLAT, 0, lambda h, g: h.index_add(1, _ids(1), g[:, :1])),
@@ -227,15 +234,15 @@ INDEXING = {
     "index_fill": Row(FLAT, 1, lambda h: h.index_fill(0, _ids(1), 0.2)),
     "index_fill_": Row(FLAT, 0, lambda h: h.clone().index_fill_(1, _ids(1), 0.2)),
     "index_reduce": Row(FLAT, 1, lambda h, g: h.index_reduce(0, _ids(1), g[:1], "amax")),
-    "slice_scatter": Row(FLAT, 0, lambda h, g: h.slice_scatter(g[:, 2:4], 1, 2, 4)),
-    "select_scatter": Row(FLAT, 0, lambda h, g: h.select_scatter(g[:, 0], 1, 2)),
+    "slice_scatter": Row(FLAT, 0, lambda h: h.slice_scatter(h[:, 2:4] * 2, 1, 2, 4)),
+    "select_scatter": Row(FLAT, 0, lambda h, g: h.select_scatter(g.sum(1), 1, 2) + g),
     "diagonal_scatter": Row(FLAT, 0, lambda h, g: h.diagonal_scatter(g[:, 0])),
     "as_strided": Row(FLAT, 0, lambda h: h.as_strided((3, 4), (2, 1))),
     "as_strided_": Row(FLAT, 0, lambda h: h.clone().as_strided_((3, 4), (2, 1))),
     "as_strided_copy": Row(FLAT, 0, lambda h: torch.as_strided_copy(h, (3, 4), (2, 1))),
     "take": Row(FLAT, 0, lambda h: h.take(_ids(2, 7))),
-    "put": Row(FLAT, 0, lambda h, g: h.put(_ids(2, 7), g[0, :2])),
-    "put_": Row(FLAT, 0, lambda h, g: h.clone().put_(_ids(2, 7), g[0, :2])),
+    "put": Row(FLAT, 0, lambda h: h.put(_ids(2, 7), h.sum(1))),
+    "put_": Row(FLAT, 0, lambda h: h.clone().put_(_ids(2, 7), h.sum(1))),
     "nonzero": Row(FLAT, 0, lambda h: h.nonzero()),
     "nonzero_static": Row(FLAT, 0, lambda h: A.nonzero_static(h, size=3)),
     "masked_select": Row(FLAT, 0, lambda h, g: h.masked_select(g > -5)),
@@ -266,21 +273,21 @@ MOVEMENTS = {
     "neg view": Row(FLAT, 1, lambda h, g: (torch.complex(h, g).conj().imag * 1.0).resolve_neg()),
     "_neg_view": Row(FLAT, 1, lambda h: torch._neg_view(h) * 1.0),
     "positive": Row(FLAT, 1, lambda h: +h),
-    "view": Row(LINE, 1, lambda h: h.view(2, 24)),
-    "_unsafe_view": Row(LINE, 1, lambda h: A._unsafe_view(h, (2, 24))),
+    "view": Row(LINE, 1, lambda h: _whole(h).view(2, 24)),
+    "_unsafe_view": Row(LINE, 1, lambda h: A._unsafe_view(_whole(h), (2, 24))),
     "reshape": Row(LINE, 1, lambda h: h.mT.reshape(2, 24)),
-    "_reshape_alias": Row(LINE, 1, lambda h: A._reshape_alias(h, (2, 24), (24, 1))),
-    "view_copy": Row(LINE, 1, lambda h: torch.view_copy(h, (12, 4))),
+    "_reshape_alias": Row(LINE, 1, lambda h: A._reshape_alias(_whole(h), (2, 24), (24, 1))),
+    "view_copy": Row(LINE, 1, lambda h: torch.view_copy(_whole(h), (12, 4))),
     "view that does not fit": Row(LINE, 0, lambda h: h.reshape(2, 4, 6)),
     "view as blocks": Row(FLAT, 2, lambda h: h.view(2, 2, 3).sum(2)),
     "view.dtype": Row(LINE, 1, lambda h: h.view(torch.int64).view(torch.float64)),
-    "view.dtype of another width": Row(LINE, 1, lambda h: h.view(torch.int32)),
-    "view.dtype along the neurons": Row(FLAT, 0, lambda h: h.view(torch.int32)),
+    "view.dtype of another width": Row(LINE, 1, lambda h: _whole(h).view(torch.int32) + h.sum().int()),
+    "view.dtype along the neurons": Row(FLAT, 0, lambda h: _whole(h).view(torch.int32)),
     "view_copy.dtype": Row(FLAT, 1, lambda h: torch.view_copy(h, dtype=torch.int64)),
     "permute": Row(PLANE, 1, lambda h: h.permute(3, 1, 0, 2)),
     "permute_copy": Row(PLANE, 1, lambda h: torch.permute_copy(h, (3, 1, 0, 2))),
     "transpose": Row(LINE, 1, lambda h: h.transpose(1, 2)),
-    "transpose_": Row(LINE, 1, lambda h, g: h.clone().transpose_(1, 2) + g.sum(1, keepdim=True).mT * 0),
+    "transpose_": Row(LINE, 1, lambda h: h.clone().transpose_(1, 2)),
     "transpose_copy": Row(LINE, 1, lambda h: torch.transpose_copy(h, 1, 2)),
     "swapaxes_": Row(LINE, 1, lambda h: h.clone().swapaxes_(1, 2).clone().swapdims_(0, 1)),
     "t": Row(FLAT, 1, lambda h: h.t()),
@@ -290,7 +297,7 @@ MOVEMENTS = {
     "squeeze": Row(FLAT, 1, lambda h: h[:, None].squeeze(1) + h[:, None].clone().squeeze_() + h[:, None].squeeze()),
     "squeeze_copy": Row(FLAT, 1, lambda h: torch.squeeze_copy(h[:, None], 1)),
     "select": Row(FLAT, 1, lambda h: h.select(0, 1) + torch.select_copy(h, 0, 0)),
-    "select a neuron": Row(FLAT, 1, lambda h: h[:, 2] * h.sum(1)),
+    "select a neuron": Row(FLAT, 0, lambda h: h[:, 2] * h.sum(1)),
     "slice": Row(FLAT, 2, lambda h: h[:, :2] * h[:, 4:]),
     "slice_copy": Row(FLAT, 1, lambda h: torch.slice_copy(h, 0, 0, 1)),
     "slice with a step": Row(FLAT, 1, lambda h: h[:, ::2]),
@@ -301,19 +308,21 @@ MOVEMENTS = {
     "unsafe_split": Row(FLAT, 2, lambda h: [*h.unsafe_split(3, 1), *h.unsafe_split_with_sizes([3, 3], 1)]),
     "chunk": Row(FLAT, 2, lambda h: [*h.chunk(2, 1), *h.unsafe_chunk(2, 1), *h.tensor_split(2, 1)]),
     "cat": Row(FLAT, 2, lambda h, g: torch.cat([h, g], 1)),
-    "cat of rows": Row(FLAT, 2, lambda h, g: torch.concat([h, g], 0)),  # each row is read out by weights of its own
+    "cat of rows": Row(FLAT, 1, lambda h, g: torch.concat([h, g], 0)),
     "concatenate": Row(FLAT, 2, lambda h, g: torch.concatenate([h, torch.zeros(0).to(h), g], 1)),
     "stack": Row(FLAT, 1, lambda h, g: torch.tanh(torch.stack([h, g]))),
     "expand": Row(FLAT, 2, lambda h, g: h[:, :, None].expand(-1, -1, 6) * g[:, None]),
     "expand_copy": Row(FLAT, 1, lambda h: torch.expand_copy(h[:, None], (2, 3, 6)).sum(1)),
     "repeat": Row(FLAT, 1, lambda h: h.repeat(1, 3).reshape(2, 3, 6).sum(1)),
-    "constant_pad_nd": Row(LINE, 1, lambda h: F.pad(h, (1, 2))),
-    "pad of neurons": Row(FLAT, 1, lambda h: F.pad(h, (2, 1))),
-    "pad that cuts": Row(FLAT, 1, lambda h: F.pad(h, (-1, 2))),
+    "constant_pad_nd": Row(LINE, 2, lambda h: F.pad(h, (1, 2))),
+    "pad of neurons": Row(FLAT, 2, lambda h: F.pad(h, (2, 1))),
+    "pad that cuts": Row(FLAT, 2, lambda h: F.pad(h, (-1, 2))),
     "view_as_real": Row(FLAT, 1, lambda h, g: torch.view_as_real(torch.complex(h, g))),
     "view_as_real_copy": Row(FLAT, 1, lambda h, g: torch.view_as_real_copy(torch.complex(h, g))),
     "view_as_complex": Row(FLAT, 1, lambda h, g: torch.view_as_complex(torch.stack([h, g], -1).tanh())),
-    "view_as_complex_copy": Row(FLAT, 1, lambda h, g: torch.view_as_complex_copy(torch.stack([h, g], -1).tanh())),
+    "view_as_complex_copy": Row(
+        FLAT, 1, lambda h, g: torch.view_as_complex_copy(torch.stack([h, g], -1).tanh().detach())
+    ),
     "diagonal": Row(LINE, 1, lambda h, g: (h @ g.mT).diagonal(0, 1, 2)),
     "diagonal_copy": Row(LINE, 1, lambda h, g: torch.diagonal_copy(h @ g.mT, 0, 1, 2)),
     "another diagonal": Row(LINE, 0, lambda h, g: (h @ g.mT).diagonal(1, 1, 2)),
@@ -337,11 +346,11 @@ REDUCTIONS = {
     "rms_norm": Row(FLAT, 1, lambda h, g: F.rms_norm(h, (6,), g[0])),
     "_fused_rms_norm": Row(FLAT, 1, lambda h: A._fused_rms_norm(h, [6], None, 1e-3)[0]),
     "group_norm": Row(LINE, 2, lambda h, g: F.group_norm(h, 2, g[0, :, 0])),
-    "native_group_norm": Row(LINE, 2, lambda h: A.native_group_norm(h, None, None, 2, 6, 4, 3, 1e-3)[0]),
+    "native_group_norm": Row(LINE, 2, lambda h: A.native_group_norm(_whole(h), None, None, 2, 6, 4, 2, 1e-3)[0]),
     "batch_norm": Row(LINE, 1, lambda h, g: F.batch_norm(h, None, None, g[0, :, 0], None, True)),
-    "batch_norm with statistics": Row(LINE, 1, lambda h, g: F.batch_norm(h, g[0, :, 0], g[0, :, 1].exp())),
+    "batch_norm with statistics": Row(LINE, 1, lambda h, g: F.batch_norm(h, *_statistics(g))),
     "native_batch_norm": Row(
-        LINE, 1, lambda h, g: A.native_batch_norm(h, None, None, g[0, :, 0], g[0, :, 1].exp(), False, 0.1, 1e-3)[0]
+        LINE, 1, lambda h, g: A.native_batch_norm(h, None, None, *_statistics(g), False, 0.1, 1e-3)[0]
     ),
     "_native_batch_norm_legit": Row(
         LINE, 1, lambda h: torch._native_batch_norm_legit(h, None, None, True, 0.1, 1e-3)[0]
@@ -349,29 +358,29 @@ REDUCTIONS = {
     "_native_batch_norm_legit_no_training": Row(
         LINE,
         1,
-        lambda h, g: torch._native_batch_norm_legit_no_training(h, None, None, g[0, :, 0], g[0, :, 1].exp(), 0.1, 1e-3)[0],
+        lambda h, g: torch._native_batch_norm_legit_no_training(h, None, None, *_statistics(g), 0.1, 1e-3)[0],
     ),
     "_native_batch_norm_legit_functional": Row(
         LINE,
         1,
-        lambda h, g: A._native_batch_norm_legit_functional(
-            h, None, None, g[0, :, 0], g[0, :, 1].exp(), True, 0.1, 1e-3
-        )[0],
+        lambda h, g: A._native_batch_norm_legit_functional(h, None, None, *_statistics(g), True, 0.1, 1e-3)[0],
     ),
     "_batch_norm_with_update": Row(
         LINE,
         1,
-        lambda h, g: A._batch_norm_with_update(h, None, None, g[0, :, 0].clone(), g[0, :, 1].exp(), 0.1, 1e-3)[0],
+        lambda h, g: A._batch_norm_with_update(h, None, None, *_statistics(g), 0.1, 1e-3)[0],
     ),
     "_batch_norm_with_update_functional": Row(
         LINE,
         1,
-        lambda h, g: A._batch_norm_with_update_functional(h, None, None, g[0, :, 0], g[0, :, 1].exp(), 0.1, 1e-3)[0],
+        lambda h, g: A._batch_norm_with_update_functional(h, None, None, *_statistics(g), 0.1, 1e-3)[0],
     ),
-    "_batch_norm_no_update": Row(LINE, 1, lambda h: A._batch_norm_no_update(h, None, None, None, None, 0.1, 1e-3)[0]),
+    "_batch_norm_no_update": Row(
+        LINE, 1, lambda h, g: A._batch_norm_no_update(h, None, None, *_statistics(g), 0.1, 1e-3)[0]
+    ),
     "instance_norm": Row(LINE, 1, lambda h: F.instance_norm(h)),
-    "weight_norm": Row(FLAT, 2, lambda h, g: torch._weight_norm(h.T.contiguous(), g.T[:, :1].contiguous(), 0)),
-    "_weight_norm_interface": Row(FLAT, 1, lambda h, g: A._weight_norm_interface(h, g[:, :1], 0)[0] + g * 0),
+    "weight_norm": Row(FLAT, 1, lambda h, g: torch._weight_norm(h.T.contiguous(), g.T.sum(1, True), 0)),
+    "_weight_norm_interface": Row(FLAT, 2, lambda h, g: A._weight_norm_interface(h, g.sum(1, True), 0)[0]),
     "sum": Row(FLAT, 1, lambda h: h.sum(1) + h.sum()),
     "sum of rows": Row(FLAT, 1, lambda h: h.sum(0)),
     "mean": Row(LINE, 1, lambda h: h.mean(2, keepdim=True)),
@@ -410,9 +419,6 @@ REDUCTIONS = {
     "logcumsumexp": Row(FLAT, 0, lambda h: h.logcumsumexp(1)),
     "cummax": Row(FLAT, 0, lambda h: h.cummax(1)),
     "cummin": Row(FLAT, 0, lambda h: h.cummin(1)),
-    "_cummax_helper": Row(
-        FLAT, 0, lambda h: _into(torch.zeros_like(h), lambda o: A._cummax_helper(h, o, torch.zeros(2, 6).long(), 1))
-    ),
     "sort": Row(FLAT, 0, lambda h: h.sort(1)),
     "sort of rows": Row(FLAT, 1, lambda h: h.sort(0)),
     "argsort": Row(FLAT, 0, lambda h: h.argsort(1)),
@@ -465,10 +471,10 @@ SPATIAL |= {
         PLANE, 2, lambda h, g: F.grid_sample(h, g.permute(0, 2, 3, 1)[..., :2] * 0.5, align_corners=False)
     ),
     "grid_sample of a solid": Row(
-        SOLID, 1, lambda h: F.grid_sample(h, torch.zeros(2, 2, 2, 2, 3).to(h), align_corners=False)
+        SOLID, 4, lambda h: F.grid_sample(h, torch.zeros(2, 2, 2, 2, 3).to(h), align_corners=False)
     ),
     "_grid_sampler_2d_cpu_fallback": Row(
-        PLANE, 1, lambda h: A._grid_sampler_2d_cpu_fallback(h, torch.zeros(2, 2, 2, 2).to(h), 0, 0, False)
+        PLANE, 1, lambda h: A._grid_sampler_2d_cpu_fallback(h, _table(2, 2, 2, 2).to(h), 0, 0, False), single=True
     ),
     "im2col": Row(PLANE, 1, lambda h: F.unfold(h, 2)),
     "col2im": Row(PLANE, 1, lambda h: F.fold(F.unfold(h, 2), (4, 4), 2)),
@@ -477,7 +483,7 @@ SPATIAL |= {
     "unfold_copy": Row(LINE, 1, lambda h: torch.unfold_copy(h, 2, 2, 1)),
     "channel_shuffle": Row(LINE, 2, lambda h: F.channel_shuffle(h, 2)),
     "native_channel_shuffle": Row(LINE, 2, lambda h: torch.native_channel_shuffle(h, 2)),
-    "pixel_shuffle": Row(PLANE, 1, lambda h: F.pixel_shuffle(h.repeat_interleave(4, 1), 2)),
+    "pixel_shuffle": Row(PLANE, 3, lambda h: F.pixel_shuffle(h.repeat_interleave(4, 1), 2)),
     "item": Row(FLAT, 1, lambda h: h * h.sum().item() + (1 if h.sum() > 0 else 2)),
     "equal": Row(FLAT, 1, lambda h, g: h if torch.equal(h, g) else h + 1),
     "asserts": Row(FLAT, 1, lambda h: h * (1 + int(h.isfinite().all().item()))),

@@ -1,0 +1,93 @@
+"""Checkpoints: written whole or not at all, every few minutes, at the end, and when the run is asked to stop."""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from lopt.errors import InvalidInput
+from meta_train.ranks import any_rank
+from meta_train.saving import write_atomically
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint so that the last one stays until the new one is on the disk.
+
+    What hinders it (a full disk, a folder that may not be written) is kept in `problem` and printed, and the run goes
+    on: the checkpoint before is still there, and the next attempt may succeed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.problem: str | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        try:
+            write_atomically(Path(path), content.getvalue())
+            self.problem = None
+        except OSError as error:
+            before = "the one before is as it was" if Path(path).exists() else "there is none yet"
+            self.problem = f"the checkpoint '{path}' could not be written: {error.strerror or error}; {before}"
+            print(f"warning: {self.problem}", file=sys.stderr, flush=True)
+
+
+class KeepRun(Callback):
+    """Saves `last.ckpt` every few minutes and at the end, and ends the run well on Ctrl-C or SIGTERM.
+
+    At the first signal the meta-step under way is finished, so that what is saved is whole; at the second Ctrl-C the
+    run stops at once, and the last checkpoint is the one of some minutes ago. Of several processes the first keeps the
+    time, and a signal to any of them stops all.
+    """
+
+    def __init__(self, folder: Path, minutes: float) -> None:
+        if not minutes > 0:
+            raise InvalidInput(f"checkpoint_minutes: {minutes}; the time between two checkpoints must be above 0")
+        self.path, self.interval = folder / "last.ckpt", 60 * minutes
+        self.saved = 0.0
+        self.received: int | None = None
+        self.stopping = False
+        self.before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self.received is not None:
+                raise KeyboardInterrupt
+            self.received = number
+            print("\nstopping after this meta-step; once more to stop at once", file=sys.stderr, flush=True)
+
+        self.saved = time.monotonic()
+        self.before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        device = pl_module.device
+        if any_rank(self.received is not None, device):
+            trainer.should_stop = self.stopping = True
+        if any_rank(trainer.is_global_zero and time.monotonic() - self.saved > self.interval, device):
+            trainer.save_checkpoint(self.path)
+            self.saved = time.monotonic()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.save_checkpoint(self.path)
+        self.restore_handlers()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.restore_handlers()
+
+    def restore_handlers(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        self.before = {}

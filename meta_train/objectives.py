@@ -1,0 +1,74 @@
+"""What meta-training minimises: one number for each particle and truncation, made of the losses in it.
+
+An objective is a weighted mean over the truncations of an episode: `measure` says what is looked at in one of them, and
+`weight` how much it counts. The weights of an episode add up to its number of truncations, so the mean over truncations
+is the objective whatever the estimator cuts an episode into.
+
+Legend of shapes: T steps of a truncation, P particles.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lopt.errors import InvalidInput
+
+
+class Objective(ABC):
+    """A meta-objective; lower is better."""
+
+    name: ClassVar[str]
+    validates: ClassVar[bool] = False  # whether it looks at validation data
+
+    @abstractmethod
+    def measure(self, losses: Tensor, validation: Tensor | None) -> Tensor:
+        """Training losses (T, P), and the validation loss (P,) after them if it `validates`, -> (P,)."""
+
+    def weight(self, left: Tensor, length: Tensor) -> Tensor:
+        """What a truncation counts that has `left` truncations of `length` to go, itself included; of their shape."""
+        return torch.ones_like(left)
+
+
+class MeanLoss(Objective):
+    """The mean training loss over the whole horizon: fast progress counts as much as a good end."""
+
+    name: ClassVar[str] = "mean"
+
+    def measure(self, losses: Tensor, validation: Tensor | None) -> Tensor:
+        return losses.mean(0)
+
+
+class FinalLoss(Objective):
+    """The mean training loss of the last steps before the horizon: only the end counts.
+
+    Args:
+        last: how many steps; the loss of a single batch is mostly noise. No more than a truncation has.
+    """
+
+    name: ClassVar[str] = "final"
+
+    def __init__(self, last: int = 10) -> None:
+        if last < 1:
+            raise InvalidInput(f"objective.last: {last}; give the number of steps to look at, at least 1")
+        self.last = last
+
+    def measure(self, losses: Tensor, validation: Tensor | None) -> Tensor:
+        return losses[-self.last :].mean(0)
+
+    def weight(self, left: Tensor, length: Tensor) -> Tensor:
+        return torch.where(left == 1, length, torch.zeros_like(length))
+
+
+class ValidationLoss(Objective):
+    """The loss on a batch of validation data after every truncation: what generalises counts."""
+
+    name: ClassVar[str] = "validation"
+    validates: ClassVar[bool] = True
+
+    def measure(self, losses: Tensor, validation: Tensor | None) -> Tensor:
+        assert validation is not None
+        return validation

@@ -1,0 +1,126 @@
+"""What a run leaves behind besides checkpoints: the log of its metrics, a plot of them, and the best θ so far."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from lopt import save_rule
+from meta_train.module import MetaTraining
+from meta_train.plots import draw_run
+
+FLUSH_EVERY = 10  # meta-steps
+
+
+class KeepRecord(Callback):
+    """Appends the metrics of every meta-step to `log.jsonl`; draws `curves.png` and saves `best.safetensors`.
+
+    The plot is drawn at every evaluation, or every `plot_every` meta-steps where there is none, and at the end. The
+    best θ is that of the least loss on held-out tasks. A resumed run goes on in the log of the one before. Where a file
+    cannot be written a warning says so, and the run goes on.
+
+    Args:
+        folder: of the run.
+        card: what the saved rule's card says besides its evaluation.
+        plot_every: meta-steps between plots of a run that is not validated.
+    """
+
+    def __init__(self, folder: Path, card: Mapping[str, Any], plot_every: int = 100) -> None:
+        self.folder, self.card, self.plot_every = folder, dict(card), plot_every
+        self.records: list[dict[str, float]] = []
+        self.unwritten: list[str] = []
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "log.jsonl"
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        self.records = [record for record in read_log(self.path) if record["step"] < trainer.global_step]
+        self._write("".join(map(_line, self.records)), "w")
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, MetaTraining)
+        metrics, step = pl_module.metrics, trainer.global_step
+        better = "validation" in metrics and (pl_module.best is None or metrics["validation"] < pl_module.best)
+        if better:
+            pl_module.best = metrics["validation"]
+        if not trainer.is_global_zero:
+            return
+        record = {"step": step - 1, **metrics}
+        self.records.append(record)
+        self.unwritten.append(_line(record))
+        if len(self.unwritten) >= FLUSH_EVERY or "validation" in metrics:
+            self._flush()
+        if better:
+            self._save_best(pl_module, step)
+        if "validation" in metrics or (pl_module.validation is None and step % self.plot_every == 0):
+            self._plot()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._flush()
+            self._plot()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if trainer.is_global_zero:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._write("".join(self.unwritten), "a")
+        self.unwritten = []
+
+    def _save_best(self, module: MetaTraining, step: int) -> None:
+        seen = {key: module.metrics[key] for key in ("validation", "validation_adam")}
+        try:
+            save_rule(self.folder / "best.safetensors", module.rule, {**self.card, "meta_steps": step, **seen})
+        except OSError as error:
+            _warn(self.folder / "best.safetensors", error)
+
+    def _plot(self) -> None:
+        try:
+            draw_run(self.records, self.folder / "curves.png")
+        except OSError as error:
+            _warn(self.folder / "curves.png", error)
+
+    def _write(self, text: str, mode: str) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open(mode, encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            _warn(self.path, error)
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The records of a log; none where there is no file. A last line that was cut off is left out."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    records = []
+    for line in lines:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def _line(record: Mapping[str, float]) -> str:
+    whole = {key: value if math.isfinite(value) else None for key, value in record.items()}  # JSON has no infinity
+    return json.dumps(whole) + "\n"
+
+
+def _warn(path: Path, error: OSError) -> None:
+    print(f"warning: '{path}' could not be written: {error.strerror or error}", file=sys.stderr, flush=True)
