@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lopt.rules.moments import TIMESCALES, accumulator, moving_average, normalise_rms, time_features
+from lopt.rules.moments import TIMESCALES, accumulator, constants, moving_average, normalise_rms, time_features
 from lopt.rules.rule import Clock, State, Tensors
 
 DECAYS = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
@@ -43,7 +43,7 @@ def advance_momenta(grads: Mapping[str, Tensor], state: State) -> State:
     following = {}
     for name, g in grads.items():
         old = state.tensors[name]
-        decays, gains = torch.tensor([DECAYS, GAINS], dtype=old["momenta"].dtype, device=g.device)
+        decays, gains = (constants(values, old["momenta"]) for values in (DECAYS, GAINS))
         momenta = moving_average(old["momenta"], g.to(old["momenta"].dtype).unsqueeze(-1), decays, gains)
         following[name] = {"step": old["step"] + 1, "momenta": momenta}
     return State(following, state.scalars)
@@ -62,12 +62,16 @@ class PointwiseFeatures(nn.Module):
 
     def forward(self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], state: State, clock: Clock) -> Tensor:
         weight = self.first.weight
-        time = time_features(clock.step.to(weight.dtype))
-        bias = self.first.bias + weight[:, WEIGHT_CHANNELS:] @ time
-        x = F.relu(F.linear(weight_channels(params, grads, state, weight.dtype), weight[:, :WEIGHT_CHANNELS], bias))
+        channels = weight_channels(params, grads, state, weight.dtype)
+        x = F.relu(F.linear(channels, weight[:, :WEIGHT_CHANNELS], self.bias(clock)))
         for layer in self.rest:
             x = F.relu(layer(x))
         return x
+
+    def bias(self, clock: Clock) -> Tensor:
+        """Of the first layer, with what it makes of the time features: (width,)."""
+        weight = self.first.weight
+        return self.first.bias + weight[:, WEIGHT_CHANNELS:] @ time_features(clock.step.to(weight.dtype))
 
 
 def weight_channels(

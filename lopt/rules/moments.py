@@ -55,15 +55,33 @@ def normalise_rms(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().mean() + RMS_GUARD)
 
 
+_CONSTANTS: dict[tuple[object, ...], Tensor] = {}
+
+
+def constants(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """Numbers as a tensor of the dtype and on the device of `like`: [len(values)].
+
+    Made once: copying them to a device in every step would wait for it, and a CUDA graph cannot capture it.
+    """
+    key = (values, like.dtype, like.device)
+    if torch.compiler.is_compiling() or key not in _CONSTANTS:
+        with torch.inference_mode(False):  # may be used in a graph of autograd later
+            made = torch.tensor(values, dtype=like.dtype, device=like.device)
+        if torch.compiler.is_compiling() or type(made) is not Tensor:  # a fake one must not be kept
+            return made
+        _CONSTANTS[key] = made
+    return _CONSTANTS[key]
+
+
 def timescales(like: Tensor) -> Tensor:
     """The eleven time scales τ: (11,), of the dtype and on the device of `like`."""
-    return torch.tensor(TIMESCALES, dtype=like.dtype, device=like.device)
+    return constants(TIMESCALES, like)
 
 
 def time_features(step: Tensor, scales: Tensor | None = None) -> Tensor:
     """tanh(t / τ - 1) for the eleven time scales τ: from -0.76 at the start to 1 when τ is long past. () -> (11,).
 
     Args:
-        scales: what `timescales` gives, if it is at hand: making it copies memory to the device.
+        scales: what `timescales` gives, if it is at hand.
     """
     return torch.tanh(step / (timescales(step) if scales is None else scales) - 1)

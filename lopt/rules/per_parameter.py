@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from lopt.rules.features import MomentumUpdate, PointwiseFeatures, advance_momenta, init_momenta, unflatten
-from lopt.rules.rule import Clock, State, Tensors, UpdateRule
+from lopt.rules.features import (
+    WEIGHT_CHANNELS,
+    MomentumUpdate,
+    PointwiseFeatures,
+    advance_momenta,
+    init_momenta,
+    unflatten,
+)
+from lopt.rules.pointwise_step import Layers, pointwise_updates, suits
+from lopt.rules.rule import Clock, State, Tensors, UpdateRule, Updates
 from lopt.weight_space import WeightSpace
 
 
@@ -54,3 +63,27 @@ class PerParameter(UpdateRule):
         state = advance_momenta(grads, state)
         f = self.head(self.features(params, grads, state, clock))
         return self.update(unflatten(f, grads), state), state
+
+    @torch.no_grad()
+    def updates_(
+        self,
+        space: WeightSpace,
+        params: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        state: State,
+        clock: Clock,
+    ) -> Iterator[Updates]:
+        if not suits(params, grads, state):
+            yield from super().updates_(space, params, grads, state, clock)
+            return
+        first, rest = self.features.first, self.features.rest
+        alpha, both = self.update.alpha, self.update.alpha * self.update.beta
+        layers = Layers(
+            first.weight[:, :WEIGHT_CHANNELS],
+            self.features.bias(clock),
+            [(layer.weight, layer.bias) for layer in rest.children()],
+            self.head.weight[0] * both,
+            self.head.bias[0] * both,
+            alpha,
+        )
+        yield from pointwise_updates(layers, params, grads, state)

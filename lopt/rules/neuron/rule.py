@@ -113,7 +113,8 @@ class Neuron(UpdateRule):
 
         def entries(p: Tensor) -> Tensors:
             zeros = {key: torch.zeros_like(p, dtype=dtype, memory_format=torch.contiguous_format) for key in KEYS}
-            step, loss = torch.zeros((), device=p.device), torch.zeros(4, dtype=dtype, device=p.device)
+            step = torch.zeros((), dtype=torch.float32, device=p.device)
+            loss = torch.zeros(4, dtype=dtype, device=p.device)
             return {"step": step, **zeros, "loss": loss}
 
         return State({name: entries(p) for name, p in params.items()}, {})

@@ -1,8 +1,9 @@
 """One row for each operator: a piece of a network, and how many groups of neurons it leaves.
 
-A row's function gets one or two hidden tensors h and g of one shape, (batch 2, 6 channels, *space), whose channels are permuted
-freely, each on its own, and whose other axes are fixed; what it returns is read out by a Linear layer. So the number of
-groups is 2 if there are two and nothing ties them, 1 if they are tied or there is only h, and 0 if the order matters.
+A row's function gets one or two hidden tensors h and g of one shape, (batch 2, 6 channels, *space), whose channels are
+permuted freely, each on its own, and whose other axes are fixed; what it returns is read out by a Linear layer. So the
+number of groups is 2 if there are two and nothing ties them, 1 if they are tied or there is only h, and 0 if the order
+matters. Uniform tensors that are made on the way (padding, ones) have groups of their own.
 """
 
 from __future__ import annotations
@@ -60,6 +61,14 @@ def _table(*shape: int) -> Tensor:
 
 def _whole(x: Tensor) -> Tensor:
     return x.contiguous()
+
+
+def _asserted(x: Tensor) -> Tensor:
+    finite = x.isfinite().all()
+    torch._assert_async(finite)
+    A._assert_scalar(finite.item(), "not finite")
+    A._assert_tensor_metadata(x, [2, 6])
+    return x * 2
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,7 +217,7 @@ INDEXING = {
     "index_put_": Row(FLAT, 1, lambda h, g: h.clone().index_put_((_ids(1),), g[:1], accumulate=True)),
     "_unsafe_index_put": Row(FLAT, 1, lambda h, g: A._unsafe_index_put(h, [_ids(1)], g[:1])),
     "_index_put_impl_": Row(FLAT, 1, lambda h, g: A._index_put_impl_(h.clone(), [_ids(1)], g[:1])),
-    "index_put of neurons": Row(FLAT, 0, lambda h, g: h.index_put((_ids(0, 1), _ids(2, 3)), g[:, 0])),
+    "index_put of neurons": Row(FLAT, 0, lambda h, g: h.index_put((_ids(0, 1), _ids(2, 3)), g.cumsum(1).sum(1))),
     "index_put at places of neurons": Row(
         FLAT, 0, lambda h: torch.zeros(2).to(h).index_put(((h[0] > 0).long(),), h[0])
     ),
@@ -225,7 +234,7 @@ INDEXING = {
     "scatter_reduce_": Row(FLAT, 1, lambda h, g: torch.zeros(2, 6).to(h).scatter_reduce_(0, (g > 0).long(), h, "sum")),
     "index_add": Row(FLAT, 1, lambda h, g: h.index_add(0, _ids(1), g[:1])),
     "index_add_": Row(FLAT, 1, lambda h, g: h.clone().index_add_(0, _ids(1), g[:1])),
-    "index_add of neurons": Row(FLAT, 0, lambda h, g: h.index_add(1, _ids(1), g[:, :1])),
+    "index_add of neurons": Row(FLAT, 0, lambda h, g: h.index_add(1, _ids(1), g.cumsum(1).sum(1, True))),
     "index_copy": Row(FLAT, 1, lambda h, g: h.index_copy(0, _ids(1), g[:1])),
     "index_copy_": Row(FLAT, 1, lambda h, g: h.clone().index_copy_(0, _ids(1), g[:1])),
     "index_copy at places of neurons": Row(
@@ -236,7 +245,7 @@ INDEXING = {
     "index_reduce": Row(FLAT, 1, lambda h, g: h.index_reduce(0, _ids(1), g[:1], "amax")),
     "slice_scatter": Row(FLAT, 0, lambda h: h.slice_scatter(h[:, 2:4] * 2, 1, 2, 4)),
     "select_scatter": Row(FLAT, 0, lambda h, g: h.select_scatter(g.sum(1), 1, 2) + g),
-    "diagonal_scatter": Row(FLAT, 0, lambda h, g: h.diagonal_scatter(g[:, 0])),
+    "diagonal_scatter": Row(FLAT, 0, lambda h, g: h.diagonal_scatter(g.cumsum(1).sum(1))),
     "as_strided": Row(FLAT, 0, lambda h: h.as_strided((3, 4), (2, 1))),
     "as_strided_": Row(FLAT, 0, lambda h: h.clone().as_strided_((3, 4), (2, 1))),
     "as_strided_copy": Row(FLAT, 0, lambda h: torch.as_strided_copy(h, (3, 4), (2, 1))),
@@ -297,7 +306,7 @@ MOVEMENTS = {
     "squeeze": Row(FLAT, 1, lambda h: h[:, None].squeeze(1) + h[:, None].clone().squeeze_() + h[:, None].squeeze()),
     "squeeze_copy": Row(FLAT, 1, lambda h: torch.squeeze_copy(h[:, None], 1)),
     "select": Row(FLAT, 1, lambda h: h.select(0, 1) + torch.select_copy(h, 0, 0)),
-    "select a neuron": Row(FLAT, 0, lambda h: h[:, 2] * h.sum(1)),
+    "select a neuron": Row(FLAT, 2, lambda h: h[:, 2] * h.sum(1)),
     "slice": Row(FLAT, 2, lambda h: h[:, :2] * h[:, 4:]),
     "slice_copy": Row(FLAT, 1, lambda h: torch.slice_copy(h, 0, 0, 1)),
     "slice with a step": Row(FLAT, 1, lambda h: h[:, ::2]),
@@ -308,7 +317,7 @@ MOVEMENTS = {
     "unsafe_split": Row(FLAT, 2, lambda h: [*h.unsafe_split(3, 1), *h.unsafe_split_with_sizes([3, 3], 1)]),
     "chunk": Row(FLAT, 2, lambda h: [*h.chunk(2, 1), *h.unsafe_chunk(2, 1), *h.tensor_split(2, 1)]),
     "cat": Row(FLAT, 2, lambda h, g: torch.cat([h, g], 1)),
-    "cat of rows": Row(FLAT, 1, lambda h, g: torch.concat([h, g], 0)),
+    "cat of rows": Row(FLAT, 2, lambda h, g: torch.concat([h, g], 0)),
     "concatenate": Row(FLAT, 2, lambda h, g: torch.concatenate([h, torch.zeros(0).to(h), g], 1)),
     "stack": Row(FLAT, 1, lambda h, g: torch.tanh(torch.stack([h, g]))),
     "expand": Row(FLAT, 2, lambda h, g: h[:, :, None].expand(-1, -1, 6) * g[:, None]),
@@ -486,7 +495,10 @@ SPATIAL |= {
     "pixel_shuffle": Row(PLANE, 3, lambda h: F.pixel_shuffle(h.repeat_interleave(4, 1), 2)),
     "item": Row(FLAT, 1, lambda h: h * h.sum().item() + (1 if h.sum() > 0 else 2)),
     "equal": Row(FLAT, 1, lambda h, g: h if torch.equal(h, g) else h + 1),
-    "asserts": Row(FLAT, 1, lambda h: h * (1 + int(h.isfinite().all().item()))),
+    "asserts": Row(FLAT, 1, lambda h: _asserted(h)),
+    "is_pinned": Row(FLAT, 1, lambda h: h if h.is_pinned() else h * 2),
+    "_is_all_true": Row(FLAT, 1, lambda h: h * torch._is_all_true(h < 5) + torch._is_any_true(h > 5)),
+    "_has_same_storage_numel": Row(FLAT, 1, lambda h: h if A._has_same_storage_numel(h, h) else h * 2),
 }
 
 ROWS: dict[str, Row] = {

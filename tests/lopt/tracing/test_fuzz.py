@@ -1,4 +1,4 @@
-"""Random programs: no false symmetry, programs that say something, a verifier that is not blind, a fuzzer that finds."""
+"""Random programs: no false symmetry, programs that say something, a verifier that sees, a fuzzer that finds."""
 
 import random
 

@@ -2,13 +2,18 @@
 
 import pytest
 import torch
-from torch._ops import OpOverloadPacket
 
 from lopt.tracing import analyse
 from lopt.tracing.registry import RULES
 from tests.lopt.tracing.operator_rows import ROWS, Net
 
 EXERCISED: set[str] = set()
+
+# Names of a regular series that this PyTorch has gaps in.
+ABSENT = {
+    "_adaptive_avg_pool1d", "mkldnn_max_pool1d", "fractional_max_pool1d", "max_unpool1d", "_upsample_linear1d_aa",
+    "_upsample_trilinear3d_aa",
+}  # fmt: skip
 
 # Names that no row can exercise here, and why.
 ELSEWHERE = {
@@ -52,28 +57,27 @@ def test_a_row(name):
         assert not found.verification.untested
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_a_row_in_inference_mode(name):
-    """There PyTorch does not take operators apart before they are seen."""
-    torch.manual_seed(0)
-    net = Net(ROWS[name])
-    with torch.inference_mode():
-        found = analyse(net, net.x, verify=False)
-    assert len([g for g in found.space.groups.values() if g.size > 1]) == ROWS[name].groups, found.space
+def overloads(name: str) -> list[str]:
+    """The operators that a rule's name stands for, as PyTorch names them."""
+    every = torch._C._dispatch_get_all_op_names()
+    return [known for known in every if known == name or ("." not in name and known.split(".")[0] == name)]
+
+
+def taken_apart(name: str) -> bool:
+    """Whether PyTorch takes the operator apart before a trace can see it."""
+    key = "CompositeImplicitAutograd"
+    return all(torch._C._dispatch_has_kernel_for_dispatch_key(one, key) for one in overloads(name))
 
 
 def test_every_rule_has_a_row():
     """Runs last: what the rows above have asked for."""
-    missing = {name for name in RULES if name.startswith(("aten::", "lopt::"))} - EXERCISED
+    if len(EXERCISED) < 100:
+        pytest.fail("run the whole file: this counts what its other tests have exercised")
+    missing = {name for name in RULES if name.startswith(("aten::", "lopt::")) and not taken_apart(name)}
     missing -= {f"aten::{name}" for names in ELSEWHERE.values() for name in names}
-    assert not missing, sorted(missing)
+    assert not missing - EXERCISED, sorted(missing - EXERCISED)
 
 
 def test_every_name_is_an_operator():
-    for name in RULES:
-        namespace, _, rest = name.partition("::")
-        if namespace == "aten":
-            operator, _, overload = rest.partition(".")
-            packet = getattr(torch.ops.aten, operator)
-            assert isinstance(packet, OpOverloadPacket)
-            assert not overload or overload in packet.overloads()
+    absent = {name for name in RULES if name.startswith("aten::") and not overloads(name)}
+    assert absent <= {f"aten::{name}" for name in ABSENT}, sorted(absent)

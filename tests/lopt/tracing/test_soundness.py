@@ -24,6 +24,14 @@ from lopt import InvalidInput, WeightSpace
 from lopt.tracing import TraceWarning, analyse, register, trace
 from lopt.tracing.registry import RULES
 
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{message}")
+    for message in (
+        "not used by the example", ".*no rule", "`torch.jit.script` is deprecated", "__array_wrap__",
+        "Complex modules", "torch.quantize_per_tensor",
+    )
+]  # fmt: skip
+
 
 class Body(nn.Module):
     """enter, the body, leave; `other` is a second hidden layer, `table` a buffer, `ones` a uniform one."""
@@ -136,7 +144,7 @@ ORDERED = {
     "swap_tensors": lambda m, x, h: swapped(h).cumsum(1),
     "copy on write": lambda m, x, h: torch._lazy_clone(h).cumsum(1),
     "out": lambda m, x, h: into(zeros(h, 4, 6), lambda t: torch.sin(h.detach(), out=t)).cumsum(1),
-    "out of a view": lambda m, x, h: into(zeros(h, 4, 8), lambda t: torch.sin(h.detach(), out=t[:, :6])).cumsum(1)[:, :6],
+    "out of a view": lambda m, x, h: into(zeros(h, 4, 7), lambda t: torch.sin(h, out=t[:, :6])).cumsum(1)[:, 1:],
     "out resized": lambda m, x, h: into(h.new_empty(0), lambda t: torch.sin(h.detach(), out=t)).cumsum(1),
     "out of two": lambda m, x, h: out_of_two(h.detach()),
     "as_strided": lambda m, x, h: h + h.as_strided((4, 6), (6, 1)).cumsum(1),
@@ -267,7 +275,7 @@ def test_what_is_not_used_is_fixed_and_named():
     module = Body(lambda m, x, h: h + m.positions[:4])
     module.positions = nn.Parameter(torch.randn(9, 6))
     found = analyse(module, X)
-    assert found.unused == ("other.weight", "other.bias", "positions")
+    assert set(found.unused) == {"other.weight", "other.bias", "positions"}
     assert not free_axis(found.space, "other.weight", 0) and not free_axis(found.space, "other.weight", 1)
     assert not free_axis(found.space, "positions", 0) and free_axis(found.space, "positions", 1)
     with pytest.warns(TraceWarning, match="not used by the example.*'other.weight'"):
@@ -317,6 +325,8 @@ def library():
     made.define("twice(Tensor x) -> Tensor")
     made.impl("sums", lambda x: torch.from_numpy(np.cumsum(x.detach().numpy(), 1)), "CPU")
     made.impl("twice", lambda x: torch.from_numpy(2 * x.detach().numpy()), "CPU")
+    for name in ("sums", "twice"):
+        made.impl(name, torch.library.fallthrough_kernel, "Autograd")
     before = dict(RULES)
     yield torch.ops.lopt_test
     RULES.clear()
@@ -347,9 +357,12 @@ def test_a_rule_of_ones_own(library):
     def twice(call):
         call.set(call.out, call.labels(call["x"]))
 
+    def body(m, x, h):
+        return call_twice(m, x, h) + torch.tanh(m.other(x)).sum(1, keepdim=True)
+
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert len(trace(Body(lambda m, x, h: call_twice(m, x, h) + 0 * m.other(x).sum()), X).groups) == 2
+        assert len(trace(Body(body), X).groups) == 2
 
 
 def test_a_wrong_rule_is_caught_and_its_group_named(library):
@@ -521,7 +534,7 @@ def test_a_value_that_leaves_a_fake_network_raises():
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_the_same_in_every_context(context):
-    module = network()
+    module = nn.Sequential(nn.Linear(3, 8), nn.PReLU(8), nn.Linear(8, 2))
     with context():
         inside = trace(module, torch.ones(4, 3))
     assert inside == trace(module, torch.ones(4, 3)) and same_symmetry(inside)

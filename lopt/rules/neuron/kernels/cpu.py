@@ -88,7 +88,8 @@ class NativeMemory:
     def advance(self, gains: Sequence[float]) -> Tensor:
         """The first pass: advances the moments; sums over rows and columns, [MOMENTS, E]."""
         layout, (_, parts, n_beside, _) = self.layout, self._table
-        sums, beside = torch.zeros(MOMENTS, layout.n_entries), torch.zeros(n_beside)
+        sums = torch.zeros(MOMENTS, layout.n_entries, dtype=torch.float32)
+        beside = torch.zeros(n_beside, dtype=torch.float32)
         self._library.lopt_advance(
             *self._about(parts),
             (ctypes.c_float * len(gains))(*gains),
@@ -104,7 +105,8 @@ class NativeMemory:
         """The second pass: the updates of one group of tensors after the other."""
         layout, (_, parts, _, groups) = self.layout, self._table
         rows, columns = plan.rows.contiguous(), plan.columns.contiguous()
-        out, squares = torch.empty(max(group.size for group in groups)), torch.zeros(len(layout.names))
+        out = torch.empty(max(group.size for group in groups), dtype=torch.float32)
+        squares = torch.zeros(len(layout.names), dtype=torch.float32)
         inverse = layout.inverse_size[layout.n_entries :]
         for group in groups:
             self._library.lopt_combine(
@@ -154,6 +156,7 @@ def _make_table(layout: Layout) -> Table:
                 alone = step >= n_rows
                 parts.append((index, first, last, *about, -1 if alone else beside, group.size))
                 beside += 0 if alone else MOMENTS * columns * ((last - 1) // rows - first // rows + 1)
-            group = Group(slice(group.tensors.start, index + 1), slice(group.parts.start, len(parts)), group.size + size)
+            tensors, own = slice(group.tensors.start, index + 1), slice(group.parts.start, len(parts))
+            group = Group(tensors, own, group.size + size)
     table = np.array(parts, dtype=np.int64).reshape(-1, 9)
     return Table(layout, table, beside, (*groups, group))
