@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -70,7 +71,7 @@ def _show(
     settings: Settings,
     outcome: Outcome,
     anchors: Sequence[tuple[str, ...]],
-    goals: Sequence[dict],
+    goals: Sequence[Mapping[str, Any]],
     paths: Sequence[Path],
 ) -> None:
     """The tables, who won, and where the files are, on stdout."""

@@ -68,7 +68,7 @@ class Cache:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-        np.savez(partial, stamp=np.array(json.dumps(stamp_of(job.contender))), **dict(content))
+        np.savez(partial, allow_pickle=False, stamp=np.array(json.dumps(stamp_of(job.contender))), **content)
         os.replace(partial, path)
 
     def _path(self, job: Job) -> Path | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 
 import lopt.rules
-from benchmark.contenders import Contender
+from benchmark.contenders import Contender, MakeOptimizer
 from benchmark.grids import as_grid
 from benchmark.schedules import SCHEDULES
 from benchmark.sources import build, find
@@ -57,7 +57,7 @@ def check_node(number: int, node: Mapping[str, Any]) -> dict[str, Any]:
     for key in node:
         if key not in KEYS:
             raise unknown(f"key of contender {number}", str(key), KEYS)
-    whole = dict.fromkeys(KEYS) | {"schedule": "constant", "about": ""} | dict(node)
+    whole: dict[str, Any] = {**dict.fromkeys(KEYS), "schedule": "constant", "about": "", **node}
     if not str(whole["label"] or "").strip():
         raise InvalidInput(f"contender {number}: it has no label. {REMEDY['label']}")
     label = whole["label"] = str(whole["label"])
@@ -95,11 +95,10 @@ def _rates(label: str, lr: Any) -> tuple[float, ...]:
 def build_contender(node: Mapping[str, Any]) -> Contender:
     """The contender that a checked node describes. Without a learning rate it runs at its default."""
     label, card = node["label"], None
+    optimizer: UpdateRule | MakeOptimizer
     arguments: dict[str, Any] = {name: _value(value) for name, value in (node["arguments"] or {}).items()}
     if node["optimizer"] is not None:
-        optimizer = find(f"optimizer of {label!r}", str(node["optimizer"]))
-        if not callable(optimizer):
-            raise InvalidInput(f"optimizer of {label!r}: {node['optimizer']} is no class. {REMEDY['rule']}")
+        optimizer = _optimizer(f"optimizer of {label!r}", str(node["optimizer"]))
     else:
         optimizer = _rule(node)
         card = _card(node["checkpoint"])
@@ -109,6 +108,13 @@ def build_contender(node: Mapping[str, Any]) -> Contender:
         grid = {"lr": (1e-3 if default is None else default,), **grid}
     about = node["about"] or node["checkpoint"] or ""
     return Contender(label, optimizer, grid, node["schedule"], about, arguments, card)
+
+
+def _optimizer(what: str, path: str) -> MakeOptimizer:
+    found = find(what, path)
+    if not callable(found):
+        raise InvalidInput(f"{what}: {path} is no class. {REMEDY['rule']}")
+    return cast(MakeOptimizer, found)
 
 
 def _value(value: Any) -> Any:

@@ -26,14 +26,18 @@ class Race:
     result: Result
     costs: StepCosts
 
-    @cached_property
-    def rows(self) -> list[Row]:
+    @property
+    def rows(self) -> Sequence[Row]:
         """One for each contender that ran, best first."""
         return standings(self.result)
 
     def row(self, label: str) -> Row | None:
         """That of a contender; None: it raised."""
         return next((row for row in self.rows if row.label == label), None)
+
+    def raised(self, label: str) -> bool:
+        """Whether a contender raised."""
+        return any(failure.label == label for failure in self.result.failures)
 
     def clock(self, row: Row) -> float | None:
         """The factor to the reference's best loss in time: that in steps, times the ratio of the times of a step."""
@@ -101,7 +105,7 @@ class Outcome:
             sum(row.factor is None or row.factor < 1 for row in told),
             _geometric([race.clock(row) for race, row in pairs]),
             sum(row.diverged for row in rows) / runs if runs else math.nan,
-            len(self.races) - len(rows),
+            sum(race.raised(label) for race in self.races),
             profile,
             profile_area(profile, PROFILE_END),
         )

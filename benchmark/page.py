@@ -6,6 +6,7 @@ The page loads nothing. Without the script it shows the same; with it, a click o
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
@@ -123,7 +124,8 @@ def _line(row: Sequence[Cell]) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    value = "" if cell.value is None else f' data-value="{cell.value!r}"'
+    number = "Infinity" if cell.value == math.inf else repr(cell.value)  # as JavaScript calls it
+    value = "" if cell.value is None else f' data-value="{number}"'
     return f"<td{value}>{escape(cell.text)}</td>"
 
 

@@ -175,11 +175,13 @@ def _name_lines(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def styles_of(labels: Sequence[str]) -> dict[str, Style]:
-    """A style for each contender, by its place."""
-    return {
-        label: Style(COLOURS[i % len(COLOURS)], LINES[i % len(LINES)], MARKERS[i % len(MARKERS)])
-        for i, label in enumerate(labels)
-    }
+    """A style for each contender, by its place. Where the colours begin again, lines and markers are shifted."""
+    styles = {}
+    for place, label in enumerate(labels):
+        again, colour = divmod(place, len(COLOURS))
+        shifted = (colour + again) % len(LINES)
+        styles[label] = Style(COLOURS[colour], LINES[shifted], MARKERS[shifted])
+    return styles
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

@@ -123,7 +123,7 @@ class Plan:
         return tuple(evaluation_points(self.steps, self.evaluate_every))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """A whole race on one task."""
 
@@ -220,11 +220,15 @@ def run_races(
     for source, plan, contender in pairs:
         final, tuning = _final(source, plan, contender, ()), _tuning(source, plan, contender)
         watcher.expect(plan.steps * (pieces(final) + (pieces(tuning) if contender.tuned else 0)))
+
+    def enter(pair: tuple[Source, Plan, Contender]) -> Entry | Failure:
+        return _enter(*pair, crew, watcher)
+
     if crew.workers > 1:
         with ThreadPoolExecutor(2 * crew.workers) as threads:
-            outcomes = list(threads.map(lambda pair: _enter(*pair, crew, watcher), pairs))
+            outcomes = list(threads.map(enter, pairs))
     else:
-        outcomes = [_enter(*pair, crew, watcher) for pair in pairs]
+        outcomes = list(map(enter, pairs))
     results = []
     for number, (source, plan) in enumerate(tasks):
         own = outcomes[number * len(contenders) : (number + 1) * len(contenders)]

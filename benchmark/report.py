@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -106,8 +105,8 @@ def _matrix(outcome: Outcome) -> str:
     for label in outcome.labels:
         row: list[Cell | str] = [label]
         for race in outcome.races:
-            found = race.row(label)
-            row.append(Cell("raised", math.inf) if found is None else _factor_cell(found))
+            found, raised = race.row(label), race.raised(label)
+            row.append(_factor_cell(found) if found is not None else "raised" if raised else "")
         rows.append(row)
     return table(["contender", *(race.result.task for race in outcome.races)], rows)
 

@@ -123,10 +123,10 @@ def _tasks(suite: Mapping[str, Any], content: Mapping[str, Any]) -> tuple[tuple[
         return Plan(seeds=seeds, **lengths)
 
     if content.get("task"):
-        own = Own(content["task"], seed)
-        found = plan({})
+        own: Source = Own(content["task"], seed)
+        length = plan({})
         own.load()
-        return ((own, found),)
+        return ((own, length),)
     nodes: dict[str, dict[str, Any]] = suite.get("tasks") or {suite["name"]: {"family": suite["family"]}}
     asked = content.get("tasks") or list(nodes)
     for name in asked:

@@ -94,8 +94,12 @@ class Own:
     def label(self) -> str:
         return self.path
 
-    @cached_property
+    @property
     def key(self) -> Mapping[str, Any]:
+        return self._content
+
+    @cached_property
+    def _content(self) -> Mapping[str, Any]:
         # Its code and data may change from run to run: so what it gives is looked at.
         return {"own": self.path, "seed": self.seed, "content": fingerprint(self.load())}
 

@@ -3,7 +3,7 @@
 Two targets are in use. To the reference's *best* test loss (GradMetaNet, arXiv 2507.01649): the steps that the
 reference takes to it over the steps that ours takes; nothing where ours never reaches it. To the reference's *final*
 loss (after VeLO, arXiv 2211.09760, Figure 1, which asks how long tuned Adam takes to the loss that ours ends with):
-curves are smoothed, made monotone and interpolated, and the target is the higher of the two final losses.
+curves are smoothed, made monotone and interpolated; where ours ends above the reference, the target is our final loss.
 
 Legend of shapes: S seeds, E evaluation points.
 """
@@ -14,7 +14,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from benchmark.measures import Array, Interval, best_loss, bootstrap, mean_curve, settled, steps_to_reach
 
@@ -65,20 +65,26 @@ def smoothed(curve: ArrayLike, window: int = SMOOTHING) -> Array:
 
 
 def final_factor(curve: ArrayLike, reference: ArrayLike, steps: ArrayLike, window: int = SMOOTHING) -> float | None:
-    """The steps of `reference` over those of `curve` to the final loss of one, both smoothed and made monotone.
+    """How many times sooner `curve` reaches the final loss of `reference`, both smoothed and made monotone.
 
-    That final loss is the higher of the two, which both of them reach: so there is always a factor, below 1 where the
-    reference gets to our final loss sooner. None where either does not end with a finite loss.
+    Where ours ends above the reference, the steps that the reference takes to our final loss over the length of the run
+    (VeLO's figure); else the steps that the reference takes to its final loss over those that ours takes to it. None
+    where either has no finite loss.
 
     >>> steps = [0, 10, 20, 30, 40]
-    >>> fast, slow = [5, 3, 1, 1, 1], [5, 4, 3, 2, 1]
-    >>> final_factor(fast, slow, steps, window=1), final_factor(slow, fast, steps, window=1)
-    (2.0, 0.5)
+    >>> fast, slow, poor = [5, 3, 1, 1, 1], [5, 4, 3, 2, 1], [5, 4, 3, 3, 3]
+    >>> [final_factor(curve, slow, steps, window=1) for curve in (fast, slow, poor)]
+    [2.0, 1.0, 0.5]
     """
     ours, theirs = smoothed(curve, window), smoothed(reference, window)
-    target = max(float(ours[-1]), float(theirs[-1]))
-    sooner, later = steps_to_reach(ours, steps, target), steps_to_reach(theirs, steps, target)
-    return None if sooner is None or later is None else _ratio(later, sooner)
+    reference_steps = steps_to_reach(theirs, steps, float(theirs[-1]))
+    if reference_steps is None or not math.isfinite(ours[-1]):
+        return None
+    reached = steps_to_reach(ours, steps, float(theirs[-1]))
+    if reached is not None:
+        return _ratio(reference_steps, reached)
+    behind = steps_to_reach(theirs, steps, float(ours[-1]))
+    return None if behind is None else behind / float(np.asarray(steps)[-1])
 
 
 def factor_interval(curves: Array, reference: Array, steps: ArrayLike) -> Interval | None:
@@ -90,7 +96,7 @@ def factor_interval(curves: Array, reference: Array, steps: ArrayLike) -> Interv
     if speed(curves[0], mean_curve(reference), steps) is None:
         return None
 
-    def measure(some: Array) -> float:
+    def measure(some: NDArray[np.intp]) -> float:
         each = speed(mean_curve(curves[some]), mean_curve(reference[some]), steps)
         return 0.0 if each is None or each.factor is None else each.factor
 

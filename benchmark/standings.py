@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,11 +66,12 @@ class Row:
         return self.interval is not None and not self.interval.low <= 1 <= self.interval.high
 
 
-def standings(result: Result) -> list[Row]:
+@functools.lru_cache(maxsize=128)
+def standings(result: Result) -> tuple[Row, ...]:
     """One row for each contender that ran, from the lowest mean final test loss to the highest."""
     reference = result.reference
     rows = [_row(entry, reference.curves.test if reference else None, result.steps) for entry in result.entries]
-    return sorted(rows, key=lambda row: row.final.mean)
+    return tuple(sorted(rows, key=lambda row: row.final.mean))
 
 
 def _row(entry: Entry, reference: Array | None, steps: tuple[int, ...]) -> Row:

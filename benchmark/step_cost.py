@@ -15,6 +15,7 @@ from benchmark.contenders import Contender
 from tasks.task import Task
 
 WARM_UP = 5  # rounds that are not counted: first calls allocate the state
+ADAM, GRADIENT = "\0adam", "\0gradient"  # no label of a contender
 LR = 1e-6  # so small that the weights stay where they are: the time should not depend on a run's fate
 
 
@@ -52,23 +53,33 @@ def step_costs(task: Task, contenders: Sequence[Contender], rounds: int = 50) ->
         setting = tuple((name, LR if name == "lr" else values[0]) for name, values in contender.axes.items())
         try:
             optimizer = contender.make(named, setting, task.weight_space)
-            optimizer.step()
-        except Exception:  # its cell in the race says why
+            if callable(switch := getattr(optimizer, "train", None)):  # of the schedule-free ones
+                switch()
+        except Exception:  # as below
             continue
         actions[contender.label] = optimizer.step
-    timed = [torch.optim.Adam(adam.parameters(), lr=LR, foreach=True).step, _gradient(task), *actions.values()]
-    times: list[list[float]] = [[] for _ in timed]
+    timed = {ADAM: torch.optim.Adam(adam.parameters(), lr=LR, foreach=True).step, GRADIENT: _gradient(task), **actions}
+    medians = _medians(timed, rounds, device)
+    first, gradient = medians.pop(ADAM), medians.pop(GRADIENT)
+    return StepCosts(first, gradient, {label: StepCost(cost, cost / first) for label, cost in medians.items()})
+
+
+def _medians(timed: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:
+    """Milliseconds of each action, in turns. One that raises drops out."""
+    times: dict[str, list[float]] = {name: [] for name in timed}
     for number in range(WARM_UP + rounds):
-        for action, taken in zip(timed, times, strict=True):
+        for name in list(times):
             _wait(device)
             begin = time.perf_counter()
-            action()
+            try:
+                timed[name]()
+            except Exception:  # its cell in the race says why
+                del times[name]
+                continue
             _wait(device)
             if number >= WARM_UP:
-                taken.append(1000 * (time.perf_counter() - begin))
-    first, gradient, *others = (statistics.median(taken) for taken in times)
-    costs = {label: StepCost(other, other / first) for label, other in zip(actions, others, strict=True)}
-    return StepCosts(first, gradient, costs)
+                times[name].append(1000 * (time.perf_counter() - begin))
+    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def _gradient(task: Task) -> Callable[[], object]:

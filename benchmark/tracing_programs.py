@@ -70,7 +70,7 @@ class Running(nn.Module):
             self.register_parameter(name, nn.Parameter(drawn_parameter(shape, generator)))
         self.outputs = program.outputs
         self.code = compile("\n".join(program.lines), "<program>", "exec")
-        self.examples = {name: drawn_input(shape, generator) for name, shape in program.inputs.items()}
+        self.examples: dict[str, Any] = {name: drawn_input(shape, generator) for name, shape in program.inputs.items()}
 
     def forward(self, **inputs: Tensor) -> tuple[Tensor, ...]:
         return self.run(dict(self.named_parameters()), inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from benchmark.measures import Difference, Spread
 from benchmark.outcome import Outcome
@@ -57,7 +58,7 @@ def comparison(result: Result, learned: str, initial: str) -> str:
     return f"{learned} ends {_size(difference)} than {initial}: {_significance(difference)}."
 
 
-def _winner(result: Result, rows: list[Row]) -> str:
+def _winner(result: Result, rows: Sequence[Row]) -> str:
     if not rows:
         return "Nobody won: every contender raised an error."
     first = rows[0]

@@ -147,7 +147,8 @@ def more_legend(reference: str) -> str:
     """What the further columns of a page mean."""
     return (
         "95 % interval: of the speed, by a paired bootstrap over seeds. To the final loss: the steps that "
-        f"{reference} takes over ours to the higher of the two final losses, on mean curves that are smoothed and made "
-        "monotone. On the clock: the speed, in time instead of steps, from the time of a gradient and a step. Mean "
-        "loss of the run: the area under the test curve over its length."
+        f"{reference} takes to its final loss over ours, on mean curves that are smoothed and made monotone; where it "
+        "is not reached, the steps that the reference takes to our final loss over the length of the run. On the "
+        "clock: the speed, in time instead of steps, from the time of a gradient and a step. Mean loss of the run: the "
+        "area under the test curve over its length."
     )

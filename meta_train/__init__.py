@@ -1,6 +1,53 @@
-"""Meta-training: fits the parameters of an update rule on a family of tasks."""
+"""Meta-training: fits the parameters of an update rule on a family of tasks.
 
-from meta_train.estimators import PES, Estimate, Estimator, Particles
+unroll.py        the inner loop: a population of particles; programs.py compiles its step
+estimators/      meta-gradients: PES, ES-Single, truncated and full ES, truncated backpropagation
+objectives.py    what is minimised; horizons.py how long an episode lasts; reference.py the scale that Adam sets
+validation.py    θ on held-out tasks
+module.py        the outer loop under Lightning; ranks.py what its processes tell each other
+keep.py          checkpoints and signals; record.py, plots.py, progress.py: what a person sees
+cli.py           how a command starts; __main__.py this one
+keys.py, memory.py, saving.py    random numbers by name; the allocator; files that appear whole
+"""
+
+from meta_train.estimators import (
+    PES,
+    Cohort,
+    ESSingle,
+    Estimate,
+    Estimator,
+    Evolution,
+    FullES,
+    Particles,
+    TruncatedBackprop,
+    TruncatedES,
+)
+from meta_train.horizons import Fixed, Growing, Horizon, LogUniform
 from meta_train.module import MetaTraining
+from meta_train.objectives import FinalLoss, MeanLoss, Objective, ValidationLoss
+from meta_train.reference import AdamReference
+from meta_train.validation import MetaValidation
 
-__all__ = ["PES", "Estimate", "Estimator", "MetaTraining", "Particles"]
+__all__ = [
+    "PES",
+    "AdamReference",
+    "Cohort",
+    "ESSingle",
+    "Estimate",
+    "Estimator",
+    "Evolution",
+    "FinalLoss",
+    "Fixed",
+    "FullES",
+    "Growing",
+    "Horizon",
+    "LogUniform",
+    "MeanLoss",
+    "MetaTraining",
+    "MetaValidation",
+    "Objective",
+    "Particles",
+    "TruncatedBackprop",
+    "TruncatedES",
+    "ValidationLoss",
+]

@@ -1,13 +1,15 @@
-"""python -m meta_train rule=functional family=image_mlp steps=300
+"""python -m meta_train rule=neuron family=image_mlp steps=300
 
 Meta-trains an update rule on a task family. Into `out` (runs/<name>) go the resolved configuration, the log of every
-metric as CSV, a checkpoint that `ckpt_path=` resumes, and the rule as .safetensors, before and after.
+metric (log.jsonl) and its plot (curves.png), a checkpoint that `ckpt_path=` resumes (last.ckpt), and the rule as
+.safetensors: before, after, and the best by meta-validation.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
+import os
 import sys
 import time
 import warnings
@@ -19,20 +21,25 @@ from typing import Any
 import hydra
 import lightning as L
 import torch
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
 from lopt import save_rule
 from lopt.errors import InvalidInput
 from lopt.rules import UpdateRule
-from meta_train.callbacks import KeepRun, MetaProgress
 from meta_train.cli import run
+from meta_train.keep import AtomicCheckpoints, KeepRun
 from meta_train.keys import generator
 from meta_train.memory import keep_freed_memory
 from meta_train.module import MetaTraining
+from meta_train.progress import MetaProgress
+from meta_train.ranks import WorkerLost
+from meta_train.record import KeepRecord
+from meta_train.validation import MetaValidation
 from tasks.task import TaskFamily
 
-INTERRUPTED = 130
+UNSAVED, LOST, INTERRUPTED = 1, 3, 130  # exit codes; 2 is bad input
+AUTO = "auto"  # a ckpt_path: the run's own last checkpoint if there is one
 
 
 def make_rule(config: DictConfig, family: TaskFamily, seed: int) -> UpdateRule:
@@ -47,44 +54,89 @@ def make_rule(config: DictConfig, family: TaskFamily, seed: int) -> UpdateRule:
 def train(config: DictConfig) -> int:
     keep_freed_memory()
     out = Path(config.out)
-    check(config)
-    dtype = getattr(torch, config.dtype)
+    resumed = check(config)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if str(config.device) == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))  # each process on a GPU of its own
     family: TaskFamily = hydra.utils.instantiate(config.family)
-    estimator = hydra.utils.instantiate(config.estimator)
-    rule = make_rule(config.rule, family, config.seed).to(dtype=dtype, device=config.device)
-    optimizer, scheduler = hydra.utils.instantiate(config.optimizer), hydra.utils.instantiate(config.scheduler)
-    module = MetaTraining(rule, family, estimator, optimizer, scheduler, config.clip, config.seed)
-
-    out.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, out / "config.yaml")
+    module = make_module(config, family)
     card: dict[str, Any] = {"config": OmegaConf.to_container(config)}
-    if config.ckpt_path is None:
-        save_rule(out / "initial.safetensors", rule, {**card, "meta_steps": 0})
-    keep = KeepRun(out, config.checkpoint_minutes)
-    trainer = make_trainer(config, out, keep)
+    keep, saving = KeepRun(out, config.checkpoint_minutes), AtomicCheckpoints()
+    trainer = make_trainer(config, out, [MetaProgress(config.name), KeepRecord(out, card), keep], saving)
+    if trainer.is_global_zero:
+        out.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(config, out / "config.yaml")
+        if resumed is None:
+            save_rule(out / "initial.safetensors", module.rule, {**card, "meta_steps": 0})
     started = time.monotonic()
-    trainer.fit(module, ckpt_path=config.ckpt_path)
-    card |= {"meta_steps": trainer.global_step, "seconds": round(time.monotonic() - started)}
-    saved = save_rule(out / "rule.safetensors", rule, card)
-    if keep.received is not None:
-        print(f"stopped at meta-step {trainer.global_step} of {config.steps}; resume with ckpt_path={out}/last.ckpt")
-        return INTERRUPTED
-    print(f"meta-trained {config.name} in {card['seconds']} s; saved {saved}", file=sys.stderr)
-    return 0
+    try:
+        trainer.fit(module, ckpt_path=resumed)
+    except WorkerLost as error:
+        print(f"error: {error}. The run has ended; resume with {_resume(out)}", file=sys.stderr)
+        return LOST
+    return finish(config, trainer, module, keep, saving, {**card, "seconds": round(time.monotonic() - started)})
 
 
-def check(config: DictConfig) -> None:
-    """What no class checks, before any work starts."""
+def make_module(config: DictConfig, family: TaskFamily) -> MetaTraining:
+    estimator = hydra.utils.instantiate(config.estimator)
+    rule = make_rule(config.rule, family, config.seed).to(dtype=getattr(torch, config.dtype), device=config.device)
+    validation: MetaValidation | None = None
+    if config.validation is not None:
+        options = {} if config.validation.get("family") else {"family": family}
+        validation = hydra.utils.instantiate(config.validation, **options)
+    optimizer, scheduler = hydra.utils.instantiate(config.optimizer), hydra.utils.instantiate(config.scheduler)
+    return MetaTraining(rule, family, estimator, optimizer, scheduler, config.clip, config.seed, validation)
+
+
+def finish(
+    config: DictConfig,
+    trainer: L.Trainer,
+    module: MetaTraining,
+    keep: KeepRun,
+    saving: AtomicCheckpoints,
+    card: dict[str, Any],
+) -> int:
+    """Saves θ and says how it went; returns the exit code."""
+    out, code = Path(config.out), INTERRUPTED if keep.stopping else 0
+    if not trainer.is_global_zero:
+        return code
+    card |= {"meta_steps": trainer.global_step}
+    try:
+        saved = save_rule(out / "rule.safetensors", module.rule, card)
+    except OSError as error:
+        saving.problem = f"'{out / 'rule.safetensors'}' could not be written: {error.strerror or error}"
+    if saving.problem is not None:
+        print(f"error: {saving.problem}. Make room, and resume with {_resume(out)}", file=sys.stderr)
+        return UNSAVED
+    if keep.stopping:
+        print(f"stopped at meta-step {trainer.global_step} of {config.steps}; resume with {_resume(out)}")
+    else:
+        print(f"meta-trained {config.name} in {card['seconds']} s; saved {saved}", file=sys.stderr)
+    return code
+
+
+def _resume(out: Path) -> str:
+    return f"ckpt_path={out}/last.ckpt"
+
+
+def check(config: DictConfig) -> Path | None:
+    """What no class checks, before any work starts. Returns the checkpoint to resume from, if any."""
     if config.steps < 1:
         raise InvalidInput(f"steps: {config.steps}; give the number of meta-steps, at least 1")
-    if config.ckpt_path is not None:
-        check_checkpoint(Path(config.ckpt_path))
     if not isinstance(getattr(torch, config.dtype, None), torch.dtype):
         raise InvalidInput(f"dtype: {config.dtype!r}; give a PyTorch dtype, such as float32 or float64")
     try:
         torch.empty(0, device=config.device)
     except (RuntimeError, AssertionError) as error:
         raise InvalidInput(f"device: {config.device!r} cannot be used: {str(error).splitlines()[0]}") from None
+    path = config.ckpt_path
+    if path == AUTO:
+        path = Path(config.out) / "last.ckpt"
+        path = path if path.is_file() else None
+    if path is not None:
+        check_checkpoint(Path(path))
+    return None if path is None else Path(path)
 
 
 def check_checkpoint(path: Path) -> None:
@@ -99,21 +151,25 @@ def check_checkpoint(path: Path) -> None:
         ) from None
 
 
-def make_trainer(config: DictConfig, out: Path, keep: KeepRun) -> L.Trainer:
+def make_trainer(config: DictConfig, out: Path, callbacks: list[L.Callback], saving: AtomicCheckpoints) -> L.Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")  # advice about data loaders that a meta-step has not
-    loggers: list[Logger] = [CSVLogger(out, name="log", flush_logs_every_n_steps=10)]
-    if find_spec("tensorboard") is not None:
-        loggers.append(TensorBoardLogger(out, name="tensorboard"))
-    device = torch.device(config.device)
+    loggers: list[Logger] = [TensorBoardLogger(out, name="tensorboard")] if find_spec("tensorboard") else []
+    device, settings = torch.device(config.device), config.trainer
+    devices = settings.devices
+    if device.type == "cuda" and device.index is not None and devices == 1:
+        devices = [device.index]
     return L.Trainer(
-        accelerator="cuda" if device.type == "cuda" else device.type,
-        devices=[device.index or 0] if device.type == "cuda" else 1,
+        accelerator=device.type,
+        devices=devices,
+        num_nodes=settings.num_nodes,
+        strategy=settings.strategy,
+        plugins=[saving],
         max_steps=config.steps,
         max_epochs=-1,
-        logger=loggers,
+        logger=loggers or False,
         log_every_n_steps=1,
-        callbacks=[MetaProgress(config.name), keep],
+        callbacks=callbacks,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -18,14 +18,24 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
 def check_choices(overrides: Sequence[str], configs: Path = CONFIGS) -> None:
-    """Raises InvalidInput, with the near matches, for `group=choice` where the folder of the group has no such file."""
+    """Raises InvalidInput, with the near matches, for `group=choice` where no folder of the group has such a file.
+
+    The folders are ours, and the one that `--config-dir` names.
+    """
+    folders = [configs, *map(Path, _config_dirs(overrides))]
     for override in overrides:
         group, separator, choice = override.lstrip("+").partition("=")
-        folder = configs / group
-        if separator and group and folder.is_dir():
-            known = [path.stem for path in folder.glob("*.yaml")]
-            if choice not in known:
-                raise unknown(group, choice, known)
+        found = [folder / group for folder in folders if separator and group and (folder / group).is_dir()]
+        known = [path.stem for folder in found for path in folder.glob("*.yaml")]
+        if found and not any((folder / f"{choice}.yaml").is_file() for folder in found):
+            raise unknown(group, choice, known)
+
+
+def _config_dirs(words: Sequence[str]) -> list[str]:
+    """What stands after --config-dir, with a space or an equals sign."""
+    flags = ("--config-dir", "-cd")
+    pairs = [following for word, following in zip(words, words[1:], strict=False) if word in flags]
+    return pairs + [word.partition("=")[2] for word in words if word.partition("=")[0] in flags and "=" in word]
 
 
 def run(config_name: str, job: Callable[[DictConfig], int | None]) -> None:

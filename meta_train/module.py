@@ -95,7 +95,9 @@ class MetaTraining(L.LightningModule):
             assert isinstance(scheduler, LRScheduler)
             scheduler.step()  # pyright: ignore[reportCallIssue]
         self.particles = estimate.particles
-        noise = (shared.pop("squared_norm").double() - norm.double() ** 2).clamp_min(0) / max(1, self.estimator.count - 1)
+        noise = (shared.pop("squared_norm").double() - norm.double() ** 2).clamp_min(0) / max(
+            1, self.estimator.count - 1
+        )
         shared |= {"meta_gradient_norm": norm, "meta_gradient_snr": norm / noise.sqrt().clamp_min(1e-30)}
         self.metrics = {name: float(value) for name, value in shared.items()} | self._validate()
         self.log_dict(self.metrics)

@@ -26,7 +26,8 @@ def draw_run(records: Records, path: Path) -> None:
     """
     if not records:
         return
-    figure = Figure(figsize=SIZE, layout="constrained")
+    figure = Figure(figsize=SIZE)
+    figure.subplots_adjust(left=0.08, right=0.98, bottom=0.08, top=0.94, wspace=0.22, hspace=0.18)
     axes = figure.subplots(2, 2, sharex=True).flatten()
     adam = any("adam" in record for record in records)
     for name, label, colour in (("meta_loss", "learned rule", "C0"), ("adam", "tuned Adam", "C1")):

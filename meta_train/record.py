@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from meta_train.module import MetaTraining
 from meta_train.plots import draw_run
 
 FLUSH_EVERY = 10  # meta-steps
+PLOT_INTERVAL = 30.0  # seconds
 
 
 class KeepRecord(Callback):
     """Appends the metrics of every meta-step to `log.jsonl`; draws `curves.png` and saves `best.safetensors`.
 
-    The plot is drawn at every evaluation, or every `plot_every` meta-steps where there is none, and at the end. The
-    best θ is that of the least loss on held-out tasks. A resumed run goes on in the log of the one before. Where a file
+    The plot is drawn at every evaluation, or every `plot_every` meta-steps where there is none, but not more often than
+    every half minute, and at the end. The best θ is that of the least loss on held-out tasks. A resumed run goes on in the log of the one before. Where a file
     cannot be written a warning says so, and the run goes on.
 
     Args:
@@ -36,6 +38,7 @@ class KeepRecord(Callback):
         self.folder, self.card, self.plot_every = folder, dict(card), plot_every
         self.records: list[dict[str, float]] = []
         self.unwritten: list[str] = []
+        self.plotted = time.monotonic()
 
     @property
     def path(self) -> Path:
@@ -65,7 +68,8 @@ class KeepRecord(Callback):
         if better:
             self._save_best(pl_module, step)
         if "validation" in metrics or (pl_module.validation is None and step % self.plot_every == 0):
-            self._plot()
+            if time.monotonic() - self.plotted > PLOT_INTERVAL:
+                self._plot()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
@@ -88,6 +92,7 @@ class KeepRecord(Callback):
             _warn(self.folder / "best.safetensors", error)
 
     def _plot(self) -> None:
+        self.plotted = time.monotonic()
         try:
             draw_run(self.records, self.folder / "curves.png")
         except OSError as error:

@@ -119,9 +119,7 @@ def unroll(
     return Population(params, state, now), torch.stack(losses)
 
 
-def evaluate(
-    task: Task | Sequence[Task], params: Tensors, split: Split, *, chunk_size: int | None = None
-) -> Tensor:
+def evaluate(task: Task | Sequence[Task], params: Tensors, split: Split, *, chunk_size: int | None = None) -> Tensor:
     """The loss of every particle on the fixed batch of a split, (P,).
 
     Args:

@@ -168,6 +168,7 @@ class _Example:
             torch.backends.mha.set_fastpath_enabled(False)
             stack.enter_context(uncompiled())
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(torch.inference_mode(False))  # in which operators would come in one piece
             stack.enter_context(torch.no_grad())
             yield snapshot
 
@@ -286,6 +287,7 @@ def _with_blocks(example: _Example, snapshot: Snapshot) -> _State:
     be permuted alike are none in the next one: single entries have fixed the axis for nothing."""
     wanted: set[Origin] = set()
     refused: set[Origin] = set()
+    state = _State(example, wanted)
     for attempt in range(PASSES):
         state = _State(example, set(wanted))
         _again(snapshot)

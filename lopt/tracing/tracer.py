@@ -82,7 +82,7 @@ class Tracer(TorchDispatchMode):
         """The tensor and its storage are kept, so that neither its id nor its memory is given to another."""
         memory, place = _memory(tensor), _place(tensor)
         self._labels[id(tensor)] = _Known(tensor, made, memory, place)
-        self._by_memory.setdefault(memory, {})[place] = (tensor.untyped_storage() if memory > 0 else None, made)
+        self._by_memory.setdefault(memory, {})[place] = (_storage(tensor) if memory > 0 else None, made)
 
     def _found_by_memory(self, tensor: Tensor, before: _Known | None) -> Labels:
         """The labels of what lies there; else nothing moves what lies there, nor what the tensor was before."""
@@ -191,9 +191,14 @@ def _memory(tensor: Tensor) -> int:
     """What names the memory of a tensor, however it was come by; the object itself, for a tensor without memory."""
     if tensor.layout is not torch.strided or tensor._is_zerotensor():
         return -id(tensor)
-    storage = tensor.untyped_storage()
+    storage = _storage(tensor)
     fake = isinstance(tensor, FakeTensor) or tensor.device.type == "meta"
     return (not fake and storage.data_ptr()) or -storage._cdata
+
+
+def _storage(tensor: Tensor) -> torch.UntypedStorage:
+    with torch._C.DisableTorchFunction():  # or `Escapes` would take this for an escape
+        return tensor.untyped_storage()
 
 
 def _place(tensor: Tensor) -> Place:
@@ -233,7 +238,10 @@ def not_understood(call: Call) -> None:
 class Escapes(TorchFunctionMode):
     """Sees the values that leave PyTorch, for numpy or for Python: what becomes of them cannot be followed."""
 
-    LEAVING = ("numpy", "__array__", "tolist", "__dlpack__", "__reduce_ex__", "__deepcopy__", "map_", "map2_", "apply_")
+    LEAVING = (
+        *("numpy", "__array__", "tolist", "__dlpack__", "__reduce_ex__", "__deepcopy__", "map_", "map2_", "apply_"),
+        *("untyped_storage", "storage", "_typed_storage"),  # which pickle reads
+    )
 
     def __init__(self, tracer: Tracer) -> None:
         super().__init__()

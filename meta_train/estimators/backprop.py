@@ -88,13 +88,11 @@ class TruncatedBackprop(Estimator):
             with torch.enable_grad():
                 after, values, diverged = self.episodes.run(rule, live, cohort, place, iteration)
                 slopes = torch.autograd.grad(values.sum(), list(live.values()), allow_unused=True)
-            own = {
-                k: torch.zeros_like(x) if g is None else g for (k, x), g in zip(live.items(), slopes, strict=True)
-            }
-            finite = torch.stack([g.flatten(1).isfinite().all(1) for g in own.values()]).all(0)
+            own = {k: torch.zeros_like(x) if g is None else g for (k, x), g in zip(live.items(), slopes, strict=True)}
+            finite = torch.stack([g.reshape(len(g), -1).isfinite().all(1) for g in own.values()]).all(0)
             own = {k: torch.where(finite.view(-1, *[1] * (g.dim() - 1)), g, 0.0) for k, g in own.items()}
             parts.append({k: g.mean(0) for k, g in own.items()})
-            squares.append(torch.stack([g.flatten(1).square().sum(1) for g in own.values()]).sum(0).mean())
+            squares.append(torch.stack([g.reshape(len(g), -1).square().sum(1) for g in own.values()]).sum(0).mean())
             losses.append(values.detach().mean())
             lost = diverged | ~finite
             broken.append(lost.float().mean())

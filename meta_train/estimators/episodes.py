@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from lopt.errors import InvalidInput
-from lopt.rules.rule import Tensors, UpdateRule
+from lopt.rules.rule import UpdateRule
 from meta_train.estimators.estimator import Cohort, Particles, Share
 from meta_train.horizons import Horizon, as_horizon, truncations
 from meta_train.keys import generator
@@ -145,9 +145,7 @@ class Episodes:
 
     def _length(self, place: Place, name: tuple[int, ...], iteration: int) -> Tensor:
         """Truncations of an episode, (): of the pair and episode of this name, or of all pairs, where it has none."""
-        return torch.tensor(
-            truncations(self.horizon.draw(place.source("horizon", *name), iteration), self.truncation)
-        )
+        return torch.tensor(truncations(self.horizon.draw(place.source("horizon", *name), iteration), self.truncation))
 
     def _tasks(self, member: TaskFamily, place: Place, names: Sequence[tuple[int, int]]) -> tuple[Task, ...]:
         return tuple(member.sample(place.source("task", *name)) for name in names)
@@ -180,7 +178,13 @@ class Episodes:
     # --- a truncation ------------------------------------------------------------------------------------------------
 
     def run(
-        self, rule: UpdateRule, theta: Mapping[str, Tensor], cohort: Cohort, place: Place, iteration: int, piece: int = 0
+        self,
+        rule: UpdateRule,
+        theta: Mapping[str, Tensor],
+        cohort: Cohort,
+        place: Place,
+        iteration: int,
+        piece: int = 0,
     ) -> Piece:
         """Trains a cohort for one truncation, the `piece`-th of this meta-step; theta (C N, *θ)."""
         task, population = cohort.tasks[0], cohort.population
@@ -207,9 +211,7 @@ class Episodes:
         first = losses[0].detach().unflatten(0, (self.copies, -1)).mean(0)
         initial = torch.where(cohort.initial_loss.isnan(), first.to(cohort.initial_loss.dtype), cohort.initial_loss)
         values = self._value(cohort, losses, validation, initial)
-        return Piece(
-            cohort._replace(population=population, initial_loss=initial), values, ~seen.isfinite().all(0)
-        )
+        return Piece(cohort._replace(population=population, initial_loss=initial), values, ~seen.isfinite().all(0))
 
     def _value(self, cohort: Cohort, losses: Tensor, validation: Tensor | None, initial: Tensor) -> Tensor:
         """The objective of every particle, (C N,), of losses that are clipped and brought to Adam's scale."""
@@ -239,14 +241,10 @@ class Episodes:
         """The objective of tuned Adam on the present episodes, as a metric, if there is a reference."""
         if self.reference is None:
             return {}
-        values = [
-            self.unit(cohort, count).adam for cohort in particles.cohorts for count in cohort.length.tolist()
-        ]
+        values = [self.unit(cohort, count).adam for cohort in particles.cohorts for count in cohort.length.tolist()]
         return {"adam": torch.tensor(values).mean()}
 
-    def _draw(
-        self, cohort: Cohort, split: Split, place: Place, iteration: int, piece: int, steps: int
-    ) -> Batch:
+    def _draw(self, cohort: Cohort, split: Split, place: Place, iteration: int, piece: int, steps: int) -> Batch:
         """Batches (T, C N, ...), drawn on the device: all particles of a pair see the same."""
         device = cohort.population.step.device
         sources = [place.source(f"{split} batch", i, iteration, piece, device=device) for i in place.pairs]

@@ -64,7 +64,10 @@ class Evolution(Estimator):
         tell_horizon: float = 1.0,
         compiled: bool = False,
     ) -> None:
-        for name, value in (("std", std), ("difference_clip", math.inf if difference_clip is None else difference_clip)):
+        for name, value in (
+            ("std", std),
+            ("difference_clip", math.inf if difference_clip is None else difference_clip),
+        ):
             if not value > 0:
                 raise InvalidInput(f"estimator.{name}: {value}; it must be above 0")
         self.std, self.difference_clip = std, difference_clip
@@ -126,7 +129,7 @@ class Evolution(Estimator):
             xi = {k: self.sum(cohort.perturbation[k], e) for k, e in noise.items()}
             weight = difference / (2 * self.std**2)
             parts.append({k: torch.tensordot(weight.to(x.dtype), x, dims=1) / len(weight) for k, x in xi.items()})
-            norms = torch.stack([x.flatten(1).square().sum(1) for x in xi.values()]).sum(0)
+            norms = torch.stack([x.reshape(len(x), -1).square().sum(1) for x in xi.values()]).sum(0)
             squares.append((weight.square() * norms).mean())
             losses.append(values.mean())
             broken.append(diverged.float().mean())
@@ -170,4 +173,6 @@ class Evolution(Estimator):
             for row, i in enumerate(place.pairs)
         ]
         parts = (self.std * torch.stack(drawn)).split(sizes, 1)
-        return {k: x.unflatten(1, p.shape) if p.dim() else x[:, 0] for (k, p), x in zip(theta.items(), parts, strict=True)}
+        return {
+            k: x.unflatten(1, p.shape) if p.dim() else x[:, 0] for (k, p), x in zip(theta.items(), parts, strict=True)
+        }

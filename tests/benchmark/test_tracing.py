@@ -1,5 +1,6 @@
 """The benchmark of traces: its rows and its zoo, on models that take no time and with processes that misbehave."""
 
+import importlib
 import io
 import json
 import sys
@@ -11,6 +12,7 @@ from torch import nn
 
 from benchmark import tracing, tracing_cases, tracing_worker, tracing_zoo
 from benchmark.layer_cases import Row
+from benchmark.timm_import import without_torchvision
 from benchmark.tracing_models import NETWORKS
 from benchmark.tracing_timm import _rank, _small
 from benchmark.tracing_tiny import SPECIAL, VOCABULARY, tiny
@@ -246,3 +248,11 @@ def test_small_image_models():
         "net_b0",
         "net_b3",
     ]
+
+
+def test_a_stand_in_for_torchvision_leaves_nothing_behind():
+    with without_torchvision():
+        misc = importlib.import_module("torchvision.ops.misc")
+        assert issubclass(misc.FrozenBatchNorm2d, nn.Module)
+        assert misc.InterpolationMode.NEAREST == "NEAREST"
+    assert not [name for name in sys.modules if name.startswith("torchvision")]

@@ -1,7 +1,8 @@
 """The command line: what a person types, sees, interrupts and resumes."""
 
-import csv
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,12 @@ from hydra import compose, initialize_config_dir
 from lopt import InvalidInput, load_rule, read_card
 from meta_train.__main__ import train
 from meta_train.cli import CONFIGS, check_choices
+from meta_train.keep import KeepRun
+from meta_train.record import read_log
 
 ROOT = CONFIGS.parent
 TINY = ["family=quadratic", "rule=per_parameter", "estimator.pairs=2", "estimator.truncation=3", "estimator.horizon=6"]
+TINY += ["validation.horizon=6", "validation.truncation=3", "validation.every=2"]
 
 
 def run(tmp_path, *overrides):
@@ -39,7 +43,7 @@ def command(*overrides, **kwargs):
     )
 
 
-def test_a_run_leaves_rule_card_log_and_configuration(tmp_path):
+def test_a_run_leaves_rule_card_log_plot_and_configuration(tmp_path):
     code, out = run(tmp_path, "steps=4")
     assert code == 0
     assert not torch.equal(theta(out / "initial.safetensors"), theta(out / "rule.safetensors"))
@@ -47,10 +51,13 @@ def test_a_run_leaves_rule_card_log_and_configuration(tmp_path):
     assert card["meta_steps"] == 4
     assert card["config"]["family"]["_target_"] == "tasks.Quadratic"
     assert (out / "config.yaml").is_file() and (out / "last.ckpt").is_file()
-    with (out / "log" / "version_0" / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["step"] for row in rows] == ["0", "1", "2", "3"]
-    assert all(float(row["meta_loss"]) > 0 and float(row["meta_gradient_norm"]) > 0 for row in rows)
+    rows = read_log(out / "log.jsonl")
+    assert [row["step"] for row in rows] == [0, 1, 2, 3]
+    assert all(row["meta_loss"] > 0 and row["meta_gradient_norm"] > 0 and row["meta_gradient_snr"] > 0 for row in rows)
+    validated = {row["step"]: row["validation"] for row in rows if "validation" in row}
+    assert list(validated) == [0, 1, 3]
+    assert read_card(out / "best.safetensors")["validation"] == min(validated.values())
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_equal_seeds_give_equal_rules_and_others_do_not(tmp_path):
@@ -66,7 +73,7 @@ def test_a_dtype_given_once_reaches_everything(tmp_path, dtype):
     _, out = run(tmp_path, "steps=1", f"dtype={dtype}")
     assert theta(out / "rule.safetensors").dtype == getattr(torch, dtype)
     saved = torch.load(out / "last.ckpt", weights_only=True)
-    weights = saved["particles"][0]
+    weights = saved["particles"][0]["population.0"]
     assert weights.dtype == getattr(torch, dtype)
 
 
@@ -81,9 +88,9 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
 def test_ctrl_c_leaves_a_checkpoint_that_resumes(tmp_path):
     out = tmp_path / "run"
     process = command(*TINY, f"out={out}", "steps=100000")
-    log = out / "log" / "version_0" / "metrics.csv"
+    log = out / "log.jsonl"
     deadline = time.monotonic() + 60
-    while not log.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not (log.exists() and log.read_text()) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
@@ -94,6 +101,85 @@ def test_ctrl_c_leaves_a_checkpoint_that_resumes(tmp_path):
     code, resumed = run(tmp_path / "more", f"steps={done + 2}", f"ckpt_path={out / 'last.ckpt'}")
     assert code == 0
     assert read_card(resumed / "rule.safetensors")["meta_steps"] == done + 2
+
+
+def test_a_killed_run_loses_no_more_than_the_interval(tmp_path):
+    """kill -9 at any moment: what was saved is whole, and from it the run comes to the same θ, bit for bit."""
+    out = tmp_path / "run"
+    process = command(*TINY, f"out={out}", "name=tiny", "steps=100000", "checkpoint_minutes=1e-9")  # at every step
+    deadline = time.monotonic() + 60
+    log = out / "log.jsonl"
+    while not (log.exists() and log.read_text().count("\n") > 5) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.communicate(timeout=60)
+    done = torch.load(out / "last.ckpt", weights_only=True)["global_step"]
+    assert done >= 5
+    _, again = run(tmp_path, f"steps={done + 3}", "ckpt_path=auto")
+    _, whole = run(tmp_path / "whole", f"steps={done + 3}")
+    assert again == out
+    assert torch.equal(theta(whole / "rule.safetensors"), theta(again / "rule.safetensors"))
+    assert [row["step"] for row in read_log(log)] == list(range(done + 3))
+    assert read_log(log) == read_log(whole / "log.jsonl")
+    assert read_card(out / "best.safetensors")["validation"] == read_card(whole / "best.safetensors")["validation"]
+
+
+def test_a_full_disk_is_said_in_words_and_damages_nothing(tmp_path, monkeypatch, capsys):
+    _, out = run(tmp_path, "steps=2")
+    before = (out / "last.ckpt").read_bytes()
+    rule_before = (out / "rule.safetensors").read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        code, _ = run(tmp_path, "steps=4", "ckpt_path=auto", "checkpoint_minutes=1e-9")
+    assert code == 1
+    said = capsys.readouterr().err
+    assert "last.ckpt' could not be written: No space left on device; the one before is as it was" in said
+    assert "curves.png' could not be written: No space left on device" in said
+    assert "error: the checkpoint" in said and "Make room, and resume with ckpt_path=" in said
+    assert (out / "last.ckpt").read_bytes() == before
+    assert (out / "rule.safetensors").read_bytes() != rule_before  # which does not go through fsync here
+    assert not [path.name for path in out.iterdir() if "partial" in path.name]
+    code, _ = run(tmp_path, "steps=4", "ckpt_path=auto")
+    assert code == 0
+
+
+def test_a_folder_that_vanishes_is_made_again(tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    original = KeepRun.on_train_batch_end
+
+    def vanish(self, trainer, *args):
+        if trainer.global_step == 2:
+            shutil.rmtree(out)
+        original(self, trainer, *args)
+
+    monkeypatch.setattr(KeepRun, "on_train_batch_end", vanish)
+    code, _ = run(tmp_path, "steps=4", "checkpoint_minutes=1e-9")
+    assert code == 0 and (out / "last.ckpt").is_file() and (out / "rule.safetensors").is_file()
+
+
+@pytest.mark.parametrize("estimator", ["es_single", "truncated_es", "full_es", "backprop"])
+@pytest.mark.parametrize("objective", ["final", "validation"])
+def test_every_estimator_and_objective_runs_and_resumes_by_name(tmp_path, estimator, objective):
+    words = [f"estimator={estimator}", f"objective={objective}", "+horizon=log_uniform"]
+    words += ["estimator.horizon.low=3", "estimator.horizon.high=9", "validation=null"]
+    overrides = [word for word in TINY if not word.startswith(("estimator.horizon", "validation"))]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        configs = [
+            compose("meta_train", [*overrides, *words, f"out={tmp_path / name}", "name=tiny", *more])
+            for name, more in (
+                ("whole", ["steps=4"]),
+                ("half", ["steps=2"]),
+                ("rest", ["steps=4", f"ckpt_path={tmp_path / 'half' / 'last.ckpt'}"]),
+            )
+        ]
+    assert [train(config) for config in configs] == [0, 0, 0]
+    whole, half, rest = (theta(tmp_path / name / "rule.safetensors") for name in ("whole", "half", "rest"))
+    assert torch.equal(whole, rest) and not torch.equal(half, rest)
 
 
 @pytest.mark.parametrize(

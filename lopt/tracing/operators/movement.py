@@ -141,7 +141,7 @@ def _narrow(call: Call, x: Tensor, axis: int, start: int, length: int) -> Labels
     return made
 
 
-@register("aten::cat", "aten::concat", "aten::concatenate", "aten::_cat")
+@register("aten::cat", "aten::concat", "aten::concatenate")
 def cat(call: Call) -> None:
     """One after the other; an empty vector may stand for nothing."""
     tensors = [x for x in call["tensors"] if x.dim() == call.out.dim()]

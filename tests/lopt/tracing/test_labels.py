@@ -153,7 +153,7 @@ def test_reshape(example, rng, blocks):
         shape.append(rng.choice([d for d in range(2, rest + 1) if rest % d == 0]))
         rest //= shape[-1]
     shape = (*shape, rest)
-    wanted = {Outer(rng.randrange(len(shape)))} if blocks else set()
+    wanted: set[object] = {Outer(rng.randrange(len(shape)))} if blocks else set()
     there = labels.reshape(made, shape, lambda axis: axis, wanted, MISFIT)
     check([x], [made], there, lambda t: t.reshape(shape))
     back = labels.reshape(there, tuple(x.shape), lambda axis: axis, set(), MISFIT)

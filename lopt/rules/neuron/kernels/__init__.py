@@ -3,6 +3,8 @@
 passes.cpp   for a CPU, in C++
 native.py    compiles and loads it
 cpu.py       the passes with it
+triton_kernels.py   for a GPU, in Triton
+gpu.py       the passes with them
 choose.py    which code takes a step
 """
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from lopt.rules.neuron.combine import Plan
-from lopt.rules.neuron.kernels import native
-from lopt.rules.neuron.kernels.cpu import NativeMemory, suits
+from lopt.rules.neuron.kernels import cpu, gpu, native
 from lopt.rules.neuron.layout import Layout
 from lopt.rules.neuron.passes import Memory
 from lopt.rules.rule import Updates
@@ -29,13 +30,22 @@ def memory_of(
     state: Mapping[str, Mapping[str, Tensor]],
     orthogonal: bool,
 ) -> Passes:
-    """Kernels where they can take the step, else PyTorch's operators."""
-    if not orthogonal and suits(layout, params, grads, state):
-        return NativeMemory(layout, params, grads, state)
+    """Kernels where they can take the step and LOPT_KERNELS is not 0, else PyTorch's operators."""
+    if not orthogonal and _enabled():
+        if cpu.suits(layout, params, grads, state):
+            return cpu.NativeMemory(layout, params, grads, state)
+        if gpu.suits(layout, params, grads, state):
+            return gpu.TritonMemory(layout, params, grads, state)
     return Memory(layout, params, grads, state, orthogonal)
 
 
 def kernels_here() -> str:
     """Which kernels this machine has, in words."""
-    found = ["C++"] if native.enabled() and native.library() is not None else []
+    found = ["C++"] if _enabled() and native.library() is not None else []
+    if _enabled() and torch.cuda.is_available() and gpu.kernels(torch.device("cuda")) is not None:
+        found.append("Triton")
     return ", ".join(found) or "none"
+
+
+def _enabled() -> bool:
+    return os.environ.get("LOPT_KERNELS", "1") != "0"

@@ -52,7 +52,7 @@ def suits(
     layout: Layout, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], state: Mapping[str, Mapping[str, Tensor]]
 ) -> bool:
     """Whether the kernels can take this step: float32 state; weights and gradients of one dtype that they read."""
-    if layout.device.type != "cpu" or layout.dtype != torch.float32 or not native.enabled():
+    if layout.device.type != "cpu" or layout.dtype != torch.float32:
         return False
     for name in layout.names:
         p, g, moments = params[name], grads[name], [state[name][key] for key in KEYS]

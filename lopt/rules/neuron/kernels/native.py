@@ -1,7 +1,7 @@
 """The kernels for a CPU, passes.cpp, as a library: made once with the machine's compiler, kept in the user's cache.
 
-Making them takes some two seconds at the first step on a machine. Where there is no compiler, or LOPT_NATIVE is 0,
-PyTorch's operators do the same.
+Making them takes some two seconds, at the first step on a machine. Where there is no compiler, PyTorch's operators do
+the same.
 """
 
 from __future__ import annotations
@@ -27,10 +27,6 @@ _CAPABILITIES = {  # what PyTorch calls them -> flags; never the compiling machi
 _SECONDS = 120
 
 
-def enabled() -> bool:
-    return os.environ.get("LOPT_NATIVE", "1") != "0"
-
-
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The compiled kernels; None where they cannot be made, with a warning if a compiler is there and fails."""
@@ -43,7 +39,7 @@ def library() -> ctypes.CDLL | None:
         said = getattr(error, "stderr", None) or error
         warnings.warn(
             f"The Neuron rule runs without its kernels for the CPU: {compiler} could not make them ({said}). "
-            "The result is the same and takes longer; LOPT_NATIVE=0 says that this is meant.",
+            "The result is the same and takes longer; LOPT_KERNELS=0 says that this is meant.",
             stacklevel=2,
         )
         return None

@@ -1,0 +1,260 @@
+"""The kernels of the Neuron rule against its pure form: values of updates and state, whatever the tensors are like.
+
+Triton's kernels run in its interpreter on a CPU, in a process of their own, since it is chosen when Triton is imported.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lopt import LearnedOptimizer, WeightSpace
+from lopt.rules.neuron import rule as rule_module
+from lopt.rules.neuron.kernels import choose, cpu, gpu, kernels_here, native
+from lopt.rules.neuron.passes import KEYS, Memory
+from lopt.rules.rule import State
+from tests.lopt.test_neuron import SPACES, clocks, gap, neuron, run, tensors
+
+TOLERANCE = 1e-5
+MORE_SPACES = {
+    **SPACES,
+    "large": {"w": "a:61, b:1003", "bias": "a:61", "long": "c:3000", "conv": "b:1003, a:61, 3"},
+    "empty": {"w": "a:0, b:3", "v": "b:3, a:0", "s": "", "u": "b:3"},
+    "ones": {"w": "a:1, b:1", "v": "a:1", "s": ""},
+}
+needs_compiler = pytest.mark.skipif(native.library() is None, reason="needs a C++ compiler")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+
+def steps_in_place(rule, space: WeightSpace, params, gradients, times, rate: float = 0.1):
+    """Steps by `updates_`, each parameter written as soon as its update was handed out."""
+    params, state, history = {k: p.clone() for k, p in params.items()}, rule.init_state(space, params), []
+    for grads, clock in zip(gradients, times, strict=True):
+        updates = {}
+        for piece in rule.updates_(space, params, grads, state, clock):
+            factors = [1.0] * len(piece.names) if piece.factors is None else piece.factors
+            for name, direction, factor in zip(piece.names, piece.directions, factors, strict=True):
+                updates[name] = direction * factor
+                params[name] -= rate * updates[name]
+        history.append({k: updates[k] for k in params})
+    return history, state
+
+
+def differences(space: WeightSpace, device: str = "cpu", dtype: torch.dtype = torch.float32, steps: int = 2) -> float:
+    """Of some steps of the rule in place from those of its pure form: the larger one of the updates and the state."""
+    rule = neuron().float().to(device)
+    every = [tensors(space, s, torch.float32) for s in range(1 + steps)]
+    params, *gradients = ({k: x.to(device, dtype) for k, x in some.items()} for some in every)
+    times = [clock._replace(**{k: x.to(device) for k, x in clock._asdict().items()}) for clock in clocks(steps)]
+    wanted = run(rule, space, params, gradients, times)
+    came = steps_in_place(rule, space, params, gradients, times)
+    # weights of half precision drift apart by a rounding, so there the first step is what must agree
+    comparable = steps if dtype == torch.float32 else 1
+    apart = gap(came[0][:comparable], wanted[0][:comparable])
+    return max(apart, gap(came[1].tensors, wanted[1].tensors))
+
+
+@pytest.fixture
+def used(monkeypatch) -> list[type]:
+    """The kinds of memory that took the steps."""
+    kinds: list[type] = []
+
+    def spy(*arguments):
+        made = choose.memory_of(*arguments)
+        kinds.append(type(made))
+        return made
+
+    monkeypatch.setattr(rule_module, "memory_of", spy)
+    return kinds
+
+
+# --- C++ -------------------------------------------------------------------------------------------------------------
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", MORE_SPACES)
+def test_values_on_a_cpu(name, used):
+    assert differences(WeightSpace(MORE_SPACES[name]), steps=4) < TOLERANCE
+    assert set(used) == {cpu.NativeMemory}
+
+
+@needs_compiler
+@pytest.mark.parametrize("part", [5, 4096])
+def test_values_whatever_the_parts(monkeypatch, part):
+    for key, value in {"_PART": part, "_PART_ROWS": 1, "_GROUP": 30, "_KEPT": []}.items():
+        monkeypatch.setattr(cpu, key, value)
+    for name in ("large", "attention", "grouped", "empty"):
+        assert differences(WeightSpace(MORE_SPACES[name])) < TOLERANCE
+
+
+@needs_compiler
+def test_bfloat16_on_a_cpu(used):
+    for name in ("large", "attention", "ones"):
+        assert differences(WeightSpace(MORE_SPACES[name]), dtype=torch.bfloat16) < TOLERANCE
+    assert set(used) == {cpu.NativeMemory}
+
+
+@needs_compiler
+def test_the_number_of_threads_does_not_change_a_bit(monkeypatch):
+    monkeypatch.setattr(cpu, "_PART", 1000)
+    monkeypatch.setattr(cpu, "_KEPT", [])
+    space, rule, threads, found = WeightSpace(MORE_SPACES["large"]), neuron().float(), torch.get_num_threads(), []
+    params, *gradients = (tensors(space, s, torch.float32) for s in range(4))
+    # the functional between the passes is PyTorch's, which may sum in another order: here it sees one thread
+    class Threads(cpu.NativeMemory):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self._threads = count
+
+    monkeypatch.setattr(rule_module, "memory_of", lambda *arguments: Threads(*arguments[:-1]))
+    torch.set_num_threads(1)
+    try:
+        for count in (1, 2, 5):
+            found.append(steps_in_place(rule, space, params, gradients, clocks(3)))
+    finally:
+        torch.set_num_threads(threads)
+    for updates, state in found[1:]:
+        assert all(torch.equal(a[k], b[k]) for a, b in zip(updates, found[0][0], strict=True) for k in a)
+        assert all(torch.equal(x, found[0][1].tensors[k][key]) for k, t in state.tensors.items() for key, x in t.items())
+
+
+@needs_compiler
+def test_weights_and_gradients_in_another_order_of_memory(used):
+    space, rule = WeightSpace({"w": "a:4, b:3, 3, 3", "v": "b:3, a:4"}), neuron().float()
+    params, *gradients = (tensors(space, s, torch.float32) for s in range(3))
+
+    def strange(x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.t().contiguous().t()
+
+    def odd(some: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {k: strange(x) for k, x in some.items()}
+
+    wanted = run(rule, space, params, gradients, clocks(2))
+    came = steps_in_place(rule, space, odd(params), [odd(g) for g in gradients], clocks(2))
+    assert gap(came[0], wanted[0]) < TOLERANCE
+    assert gap(came[1].tensors, wanted[1].tensors) < TOLERANCE
+    assert set(used) == {cpu.NativeMemory}
+
+
+@pytest.mark.parametrize("what", ["float64", "float16", "mixed", "state", "orthogonalise", "off", "no compiler"])
+def test_the_operators_take_what_the_kernels_do_not(what, used, monkeypatch):
+    space = WeightSpace({"w": "a:4, b:3", "v": "a:4"})
+    rule = neuron(orthogonalise=what == "orthogonalise").to(torch.float64 if what == "float64" else torch.float32)
+    dtypes = {"float64": (torch.float64, torch.float64), "float16": (torch.float16, torch.float16)}
+    of_params, of_grads = dtypes.get(what, (torch.float32, torch.bfloat16 if what == "mixed" else torch.float32))
+    params, grads = tensors(space, 0, of_params), tensors(space, 1, of_grads)
+    state = rule.init_state(space, params)
+    if what == "state":
+        state.tensors["w"][KEYS[1]] = torch.zeros(3, 4).t()
+    if what == "off":
+        monkeypatch.setenv("LOPT_KERNELS", "0")
+        assert kernels_here() == "none"
+    if what == "no compiler":
+        monkeypatch.setattr(native, "library", lambda: None)
+    wanted, following = rule(space, params, grads, copied(state), clocks(1)[0])
+    came = {}
+    for piece in rule.updates_(space, params, grads, state, clocks(1)[0]):
+        assert piece.factors is not None
+        came |= {k: d * f for k, d, f in zip(piece.names, piece.directions, piece.factors, strict=True)}
+    assert gap({k: came[k] for k in wanted}, wanted) < TOLERANCE
+    assert gap(state.tensors, following.tensors) < TOLERANCE
+    assert used == [Memory]
+
+
+def copied(state: State) -> State:
+    return State({k: {key: x.clone() for key, x in t.items()} for k, t in state.tensors.items()}, state.scalars)
+
+
+@needs_compiler
+def test_the_optimizer_takes_the_same_steps_without_kernels(monkeypatch):
+    found = []
+    for on in ("1", "0"):
+        monkeypatch.setenv("LOPT_KERNELS", on)
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(7, 11), nn.Tanh(), nn.Linear(11, 3))
+        optimizer = LearnedOptimizer(model.parameters(), rule=neuron().float(), weight_decay=0.1)
+        for seed in range(4):
+            x = torch.randn(5, 7, generator=torch.Generator().manual_seed(seed))
+            model.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step(loss=1.0 / (1 + seed))
+        found.append([p.detach().clone() for p in model.parameters()])
+    assert gap(*found) < TOLERANCE
+
+
+@needs_compiler
+def test_the_library_is_made_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("LOPT_CACHE", str(tmp_path))
+    build = native.library.__wrapped__
+    assert build() is not None
+    (made,) = (tmp_path / "kernels").iterdir()
+    assert made.suffix == ".so"
+    monkeypatch.setattr(subprocess, "run", None)  # the compiler is not called again
+    assert build() is not None
+
+
+@pytest.mark.parametrize("trouble", ["fails", "damaged", "absent"])
+def test_without_a_working_compiler_there_are_no_kernels(trouble, monkeypatch, tmp_path):
+    monkeypatch.setenv("LOPT_CACHE", str(tmp_path))
+    compiler = tmp_path / "c++"
+    compiler.write_text('#!/bin/sh\necho cannot >&2\nexit 1\n' if trouble == "fails" else '#!/bin/sh\nfor x; do o=$x; done; echo no > "$o"\n')
+    compiler.chmod(0o700)
+    monkeypatch.setenv("CXX", str(tmp_path / "nothing" if trouble == "absent" else compiler))
+    build = native.library.__wrapped__
+    if trouble == "absent":
+        assert build() is None
+        return
+    with pytest.warns(UserWarning, match="without its kernels.*cannot" if trouble == "fails" else "without its kernels"):
+        assert build() is None
+
+
+# --- Triton ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs the package triton")
+def test_triton_in_its_interpreter():
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
+    done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [*("same " * 2 * len(MORE_SPACES)).split()]
+
+
+def compare_triton() -> None:
+    """What the test above runs: two dtypes of every space."""
+    rule_module.memory_of = lambda *arguments: gpu.TritonMemory(*arguments[:-1])
+    for axes in MORE_SPACES.values():
+        for dtype in (torch.float32, torch.bfloat16):
+            apart = differences(WeightSpace(axes), dtype=dtype)
+            print("same" if apart < TOLERANCE else f"{axes} {dtype} {apart}")
+
+
+@needs_cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", MORE_SPACES)
+def test_values_on_a_gpu(name, dtype, used):
+    assert differences(WeightSpace(MORE_SPACES[name]), "cuda", dtype) < 10 * TOLERANCE
+    assert set(used) == {gpu.TritonMemory if importlib.util.find_spec("triton") else Memory}
+
+
+@needs_cuda
+def test_a_step_on_a_gpu_does_not_wait():
+    space, rule = WeightSpace(MORE_SPACES["large"]), neuron().float().cuda()
+    params, grads = ({k: x.cuda() for k, x in tensors(space, s, torch.float32).items()} for s in range(2))
+    state, clock = rule.init_state(space, params), clocks(1, full=False)[0]
+    clock = clock._replace(step=clock.step.cuda())
+    list(rule.updates_(space, params, grads, state, clock))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        list(rule.updates_(space, params, {k: g + 1 for k, g in grads.items()}, state, clock))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+if __name__ == "__main__":
+    compare_triton()
