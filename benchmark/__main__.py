@@ -48,7 +48,8 @@ def benchmark(config: DictConfig) -> int:
         goals=goal_rows(settings.goals, [race.result for race in outcome.races]),
         anchors=anchor_rows(settings.published, outcome),
     )
-    account = with_task_commands(account, arguments, [race.result.task for race in outcome.races])
+    if len(outcome.races) > 1:
+        account = with_task_commands(account, arguments, [race.result.task for race in outcome.races])
     published = [anchor._asdict() for anchor in settings.published]
     paths = write_files(outcome, settings.out, account, settings.config, published=published)
     _show(settings, outcome, account.anchors, account.goals, paths)

@@ -24,9 +24,9 @@ PLOT_INTERVAL = 30.0  # seconds
 class KeepRecord(Callback):
     """Appends the metrics of every meta-step to `log.jsonl`; draws `curves.png` and saves `best.safetensors`.
 
-    The plot is drawn at every evaluation, or every `plot_every` meta-steps where there is none, but not more often than
-    every half minute, and at the end. The best θ is that of the least loss on held-out tasks. A resumed run goes on in the log of the one before. Where a file
-    cannot be written a warning says so, and the run goes on.
+    The plot is drawn at every evaluation, or every `plot_every` meta-steps where there is none, though not more often
+    than every half minute, and at the end. The best θ is that of the least loss on held-out tasks. A resumed run goes
+    on in the log of the one before. Where a file cannot be written a warning says so, and the run goes on.
 
     Args:
         folder: of the run.
@@ -67,9 +67,9 @@ class KeepRecord(Callback):
             self._flush()
         if better:
             self._save_best(pl_module, step)
-        if "validation" in metrics or (pl_module.validation is None and step % self.plot_every == 0):
-            if time.monotonic() - self.plotted > PLOT_INTERVAL:
-                self._plot()
+        due = "validation" in metrics or (pl_module.validation is None and step % self.plot_every == 0)
+        if due and time.monotonic() - self.plotted > PLOT_INTERVAL:
+            self._plot()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:

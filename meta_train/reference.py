@@ -75,13 +75,13 @@ class AdamReference:
         self._curves: dict[str, Tensor] = {}
         self._keys: WeakKeyDictionary[TaskFamily, dict[tuple[Objective, int], str]] = WeakKeyDictionary()
 
-    def unit(self, member: TaskFamily, objective: Objective, truncation: int, count: int, longest: int) -> Unit:
-        """The unit of an episode of `count` truncations; measured up to `longest` truncations where it is not known.
+    def unit(self, member: TaskFamily, objective: Objective, truncation: int, count: int) -> Unit:
+        """The unit of an episode of `count` truncations, measured where it is not known.
 
         Raises:
             InvalidInput: the initial loss is not positive and finite, or Adam diverges at every rate.
         """
-        curves = self.curves(member, objective, truncation, max(count, longest))[:, :count]  # (R, K)
+        curves = self.curves(member, objective, truncation, count)[:, :count]  # (R, K)
         curves = curves[curves.isfinite().all(1)]
         if not len(curves):
             raise InvalidInput(
@@ -96,17 +96,20 @@ class AdamReference:
 
     def curves(self, member: TaskFamily, objective: Objective, truncation: int, count: int) -> Tensor:
         """The objective's measure of every truncation, as a share of the initial loss, by learning rate: (R, K)."""
-        tasks = [member.sample(generator(_SEED, "reference", k)) for k in range(self.tasks)]
         keys = self._keys.setdefault(member, {})
-        key = keys.get((objective, truncation)) or self._key(tasks, objective, truncation)
-        keys[objective, truncation] = key
+        if (objective, truncation) not in keys:
+            keys[objective, truncation] = self._key(self._tasks(member), objective, truncation)
+        key = keys[objective, truncation]
         known = self._curves.get(key)
         if known is None:
             known = self._curves[key] = _read(key, len(self.rates))
         if known.shape[1] < count:
-            known = self._curves[key] = self._measure(tasks, objective, truncation, count)
+            known = self._curves[key] = self._measure(self._tasks(member), objective, truncation, count)
             _keep(key, known)
         return known
+
+    def _tasks(self, member: TaskFamily) -> list[Task]:
+        return [member.sample(generator(_SEED, "reference", k)) for k in range(self.tasks)]
 
     def _measure(self, tasks: list[Task], objective: Objective, truncation: int, count: int) -> Tensor:
         device = next(iter(tasks[0].init(generator(_SEED, "device")).values())).device

@@ -66,7 +66,7 @@ class MetaValidation:
 
     def _member(self, rule: UpdateRule, theta: Mapping[str, Tensor], number: int) -> tuple[Tensor, Tensor]:
         member = self.family.member(generator(_SEED, "member", number))
-        unit = self.reference.unit(member, self.objective, self.truncation, self.pieces, self.pieces)
+        unit = self.reference.unit(member, self.objective, self.truncation, self.pieces)
         tasks = [member.sample(generator(_SEED, "task", number, k)) for k in range(self.tasks)]
         like = next(iter(tasks[0].init(generator(_SEED, "device")).values()))
         lr = like.new_full((self.tasks,), rule.default_lr)

@@ -16,7 +16,7 @@ COMMANDS = [line.split() for block in re.findall(r"```sh\n(.*?)```", README, re.
 
 def test_the_snippets_run_in_the_order_of_the_page(tmp_path):
     snippets = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len(snippets) == 3  # swap in, meta-train, race
+    assert len(snippets) == 4  # swap in, trace, meta-train, race
     program = tmp_path / "readme.py"
     program.write_text("\n".join(snippets))
     done = subprocess.run(

@@ -30,6 +30,7 @@ class Adam(UpdateRule):
     """
 
     default_lr: ClassVar[float] = 1e-3
+    takes_shards: ClassVar[bool] = True
 
     def __init__(self, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> None:
         super().__init__()

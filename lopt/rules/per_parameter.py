@@ -81,7 +81,7 @@ class PerParameter(UpdateRule):
         layers = Layers(
             first.weight[:, :WEIGHT_CHANNELS],
             self.features.bias(clock),
-            [(layer.weight, layer.bias) for layer in rest.children()],
+            [(layer.weight, layer.bias) for layer in rest if isinstance(layer, nn.Linear)],
             self.head.weight[0] * both,
             self.head.bias[0] * both,
             alpha,

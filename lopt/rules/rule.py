@@ -20,6 +20,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
+from lopt.rules.sharded import is_distributed, part_of, whole
 from lopt.weight_space import WeightSpace
 
 Tensors: TypeAlias = dict[str, Tensor]  # parameter name -> tensor
@@ -52,6 +53,7 @@ class UpdateRule(nn.Module, ABC):
     """Turns gradients into updates. Subclasses are final: compose rules, do not override a concrete method."""
 
     default_lr: ClassVar[float]  # the learning rate at which `LearnedOptimizer` runs this rule unless told otherwise
+    takes_shards: ClassVar[bool] = False  # whether `forward` may be given sharded tensors (DTensor)
 
     @property
     @abstractmethod
@@ -86,8 +88,28 @@ class UpdateRule(nn.Module, ABC):
         A parameter may be written as soon as its own update was handed out, not before. The state is complete when the
         iterator is exhausted.
         """
-        updates, following = self(space, params, grads, state, clock)
+        sharded = not self.takes_shards and any(map(is_distributed, params.values()))
+        step = self.on_whole_tensors if sharded else self
+        updates, following = step(space, params, grads, state, clock)
         for name, tensors in following.tensors.items():
             for key, tensor in tensors.items():
                 state.tensors[name][key].copy_(tensor)
         yield Updates(list(updates), list(updates.values()))
+
+    def on_whole_tensors(
+        self,
+        space: WeightSpace,
+        params: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        state: State,
+        clock: Clock,
+    ) -> tuple[Tensors, State]:
+        """`forward` for sharded tensors: every process gathers them, computes all updates, and keeps its own part."""
+        full = State({k: {key: whole(x) for key, x in tensors.items()} for k, tensors in state.tensors.items()}, {})
+        weights, gradients = ({k: whole(x) for k, x in tensors.items()} for tensors in (params, grads))
+        updates, following = self(space, weights, gradients, full, clock)
+        parts = {
+            name: {key: part_of(x, state.tensors[name][key]) for key, x in tensors.items()}
+            for name, tensors in following.tensors.items()
+        }
+        return {name: part_of(u, params[name]) for name, u in updates.items()}, State(parts, state.scalars)

@@ -25,6 +25,7 @@ class SGDM(UpdateRule):
     """
 
     default_lr: ClassVar[float] = 1e-2
+    takes_shards: ClassVar[bool] = True
 
     def __init__(self, momentum: float = 0.9) -> None:
         super().__init__()

@@ -227,21 +227,24 @@ class Episodes:
         if self.reference is None:
             return weight * measured
         known = torch.where(initial.isfinite() & (initial > 0), initial, torch.ones_like(initial))
-        rho = {count: self.unit(cohort, count).rho for count in set(cohort.length.tolist())}
-        shares = losses.new_tensor([rho[count] for count in cohort.length.tolist()]).repeat(self.copies)
-        return weight * normalise(measured, known, shares)
+        rho = losses.new_tensor([unit.rho for unit in self.units(cohort)]).repeat(self.copies)
+        return weight * normalise(measured, known, rho)
 
-    def unit(self, cohort: Cohort, count: int) -> Unit:
-        """What Adam reaches on the cohort's tasks in so many truncations."""
+    def units(self, cohort: Cohort) -> list[Unit]:
+        """What Adam reaches on the cohort's tasks in the length of every pair's episode."""
         assert self.reference is not None
-        longest = truncations(self.horizon.longest, self.truncation)
-        return self.reference.unit(cohort.family, self.objective, self.truncation, count, longest)
+        lengths = cohort.length.tolist()
+        known = {
+            count: self.reference.unit(cohort.family, self.objective, self.truncation, count)
+            for count in sorted(set(lengths), reverse=True)  # the longest first: it holds the others
+        }
+        return [known[count] for count in lengths]
 
     def adam(self, particles: Particles) -> dict[str, Tensor]:
         """The objective of tuned Adam on the present episodes, as a metric, if there is a reference."""
         if self.reference is None:
             return {}
-        values = [self.unit(cohort, count).adam for cohort in particles.cohorts for count in cohort.length.tolist()]
+        values = [unit.adam for cohort in particles.cohorts for unit in self.units(cohort)]
         return {"adam": torch.tensor(values).mean()}
 
     def _draw(self, cohort: Cohort, split: Split, place: Place, iteration: int, piece: int, steps: int) -> Batch:

@@ -23,3 +23,7 @@ def task() -> Task:
 
 def nothing() -> int:
     return 3
+
+
+def no_optimizer(params: object, lr: float) -> torch.optim.Optimizer:
+    raise TypeError("this makes no optimizer")

@@ -20,8 +20,8 @@ from lopt.rules.neuron.layout import layout_of
 from lopt.rules.neuron.orthogonalise import orthogonalise
 from lopt.rules.neuron.passes import add_sums
 from lopt.rules.neuron.pure import sums_of
-from lopt.rules.neuron.sharded import Shard
 from lopt.rules.neuron.tokens import MOMENTS
+from lopt.rules.sharded import Shard
 from lopt.testing import TOLERANCE
 
 SPACES = {

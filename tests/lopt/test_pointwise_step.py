@@ -16,8 +16,8 @@ def drawn() -> Rule:
     torch.manual_seed(3)
     rule = PerParameter(width=8)
     with torch.no_grad():
-        rule.update.a += 0.05  # α and β away from their start
-        rule.update.b += 0.3
+        rule.update.a.add_(0.05)  # α and β away from their start
+        rule.update.b.add_(0.3)
         for p in rule.parameters():
             p.add_(0.1 * torch.randn_like(p))
     return rule.requires_grad_(False)

@@ -17,7 +17,7 @@ from meta_train.ranks import WorkerLost, any_rank, joined, mean_over_ranks
 from meta_train.record import read_log
 
 ROOT = CONFIGS.parent
-TINY = ["family=varied", "rule=per_parameter", "estimator.pairs=2", "estimator.truncation=3", "estimator.horizon=6"]
+TINY = ["family=quadratic", "rule=per_parameter", "estimator.pairs=2", "estimator.truncation=3", "estimator.horizon=6"]
 TINY += ["validation.horizon=6", "validation.truncation=3", "validation.every=2", "validation.members=3"]
 
 
@@ -37,17 +37,17 @@ def theta(path):
 
 
 def test_two_processes_find_the_theta_of_one(tmp_path):
-    """Half of the steps with torchrun, then the rest with Lightning's own launcher, from the first half's checkpoint."""
+    """Half of the steps with torchrun; the rest with Lightning's own launcher, from the first half's checkpoint."""
     command = ["-m", "meta_train", *TINY, "name=tiny"]
     alone = launch([sys.executable, *command, f"out={tmp_path / 'one'}", "steps=4"])
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     both = [*command, f"out={tmp_path / 'two'}", "trainer.devices=2"]
     first = launch([*torchrun, *both, "trainer.strategy=ddp", "steps=2"])
-    _, stderr = first.communicate(timeout=180)
+    _, stderr = first.communicate(timeout=600)
     assert first.returncode == 0, stderr
     second = launch([sys.executable, *both, "steps=4", "ckpt_path=auto"])
     for process in (second, alone):
-        _, stderr = process.communicate(timeout=180)
+        _, stderr = process.communicate(timeout=600)
         assert process.returncode == 0, stderr
     one, two = (theta(tmp_path / name / "rule.safetensors") for name in ("one", "two"))
     torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
@@ -60,13 +60,13 @@ def test_two_processes_find_the_theta_of_one(tmp_path):
 def test_a_lost_worker_is_said_in_words(tmp_path):
     out = tmp_path / "run"
     process = launch([sys.executable, "-m", "meta_train", *TINY, f"out={out}", "steps=100000", "trainer.devices=2"])
-    log, deadline = out / "log.jsonl", time.monotonic() + 120
+    log, deadline = out / "log.jsonl", time.monotonic() + 600
     while not (log.exists() and log.read_text()) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     (worker,) = children(process.pid)
     os.kill(worker, signal.SIGKILL)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == 3, stderr
     assert "lost another process of the run" in stderr and f"resume with ckpt_path={out}/last.ckpt" in stderr
 

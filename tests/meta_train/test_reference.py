@@ -50,13 +50,13 @@ def test_the_curves_are_those_of_torch_adam():
 def test_the_unit_puts_the_start_at_one_and_the_best_adam_at_zero():
     reference = AdamReference(rates=[0.01, 0.1], tasks=2)
     curves = reference.curves(quadratic(), MeanLoss(), 5, 4)
-    unit = reference.unit(quadratic(), MeanLoss(), 5, 4, 4)
+    unit = reference.unit(quadratic(), MeanLoss(), 5, 4)
     assert unit.rho == pytest.approx(float(curves[:, -1].min()))
     scaled = normalise(curves, torch.ones(()), torch.tensor(unit.rho, dtype=DOUBLE))
     assert float(scaled[:, -1].min()) == pytest.approx(0.0, abs=1e-12)
     assert unit.adam == pytest.approx(float(scaled.mean(1).min()))
     assert float(normalise(torch.ones(()), torch.ones(()), torch.tensor(0.3))) == pytest.approx(1.0)
-    final = reference.unit(quadratic(), FinalLoss(last=5), 5, 4, 4)
+    final = reference.unit(quadratic(), FinalLoss(last=5), 5, 4)
     assert final.adam == pytest.approx(0.0, abs=1e-9)
 
 

@@ -10,7 +10,6 @@ chunks.py         how weights are cut and put together so that a pass stays in a
 passes.py         the two passes in place, chunk by chunk
 kernels/          the same as compiled kernels, where these can be had
 orthogonalise.py  Muon's direction, an option
-sharded.py        the only place that knows of sharded tensors
 rule.py           Neuron
 """
 

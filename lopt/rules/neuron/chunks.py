@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from lopt.rules.neuron.form import Form
 from lopt.rules.neuron.layout import Layout
-from lopt.rules.neuron.sharded import Shard
+from lopt.rules.sharded import Shard
 
 
 class Run(NamedTuple):

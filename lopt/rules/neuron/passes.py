@@ -18,9 +18,9 @@ from lopt.rules.neuron.chunks import Chunk, Run, chunks_of
 from lopt.rules.neuron.combine import COLUMNS, ROWS, Plan, brought_to
 from lopt.rules.neuron.layout import Layout
 from lopt.rules.neuron.pure import orthogonal_base
-from lopt.rules.neuron.sharded import add_over, counts_here, distribute_like, local, one_group, shard_of, whole
 from lopt.rules.neuron.tokens import GG, GM, MM, MOMENTS, MS, SW, WW, V
 from lopt.rules.rule import Updates
+from lopt.rules.sharded import add_over, counts_here, distribute_like, local, one_group, shard_of, whole
 
 _torch: Any = torch  # the foreach operators have no public names
 

@@ -17,9 +17,9 @@ from lopt.rules.neuron.layout import Layout, layout_of
 from lopt.rules.neuron.network import TokenNetwork
 from lopt.rules.neuron.passes import KEYS
 from lopt.rules.neuron.pure import advance, combine, flatten, sums_of
-from lopt.rules.neuron.sharded import device_of, is_distributed, part_of, whole
 from lopt.rules.neuron.tokens import follow_loss, global_features, loss_features, moments_of, tensor_features
 from lopt.rules.rule import Clock, State, Tensors, UpdateRule, Updates
+from lopt.rules.sharded import device_of, is_distributed
 from lopt.weight_space import WeightSpace
 
 _torch: Any = torch  # the foreach operators have no public names
@@ -72,6 +72,7 @@ class Neuron(UpdateRule):
     """
 
     default_lr: ClassVar[float] = 1e-3
+    takes_shards: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -128,7 +129,7 @@ class Neuron(UpdateRule):
         clock: Clock,
     ) -> tuple[Tensors, State]:
         if any(map(is_distributed, params.values())):
-            return self._forward_whole(space, params, grads, state, clock)
+            return self.on_whole_tensors(space, params, grads, state, clock)
         layout = layout_of(space, device_of(params), self._dtype)
         names, sizes, shapes = layout.names, layout.sizes, space.shapes
         steps, losses = self._counters(layout, state, clock)
@@ -183,21 +184,3 @@ class Neuron(UpdateRule):
         entries = moments.features[:, : layout.n_entries].t()
         heads = self.network(layout, entries, tensors, global_features(layout, clock))
         return make_plan(layout, moments, heads, debiases, self._eps, self._orthogonalise)
-
-    def _forward_whole(
-        self,
-        space: WeightSpace,
-        params: Mapping[str, Tensor],
-        grads: Mapping[str, Tensor],
-        state: State,
-        clock: Clock,
-    ) -> tuple[Tensors, State]:
-        """`forward` on sharded tensors: every process computes all of it and keeps its part."""
-        gathered = State({k: {key: whole(x) for key, x in entries.items()} for k, entries in state.tensors.items()}, {})
-        weights, gradients = ({k: whole(x) for k, x in tensors.items()} for tensors in (params, grads))
-        updates, following = self(space, weights, gradients, gathered, clock)
-        parts = {
-            k: {key: part_of(x, state.tensors[k][key]) for key, x in entries.items()}
-            for k, entries in following.tensors.items()
-        }
-        return {k: part_of(u, params[k]) for k, u in updates.items()}, State(parts, state.scalars)

@@ -28,7 +28,7 @@ from lopt import LearnedOptimizer
 
 common = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("common.py"))))
 STEPS = 4
-SHARDED = ("sgdm", "adam", "neuron")
+SHARDED = ("sgdm", "adam", "neuron", "per_parameter")
 
 
 def network() -> nn.Sequential:

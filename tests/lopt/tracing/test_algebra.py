@@ -23,7 +23,7 @@ from lopt.tracing.algebra import (
 from tests.lopt.tracing.term_semantics import LARGEST_GROUP, Spec, build, group, order, systems
 
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.NonInteractiveExampleWarning")
-many = settings(max_examples=120, deadline=None, derandomize=True)
+many = settings(max_examples=80, deadline=None, derandomize=True)
 
 MISFIT = "do not fit"
 

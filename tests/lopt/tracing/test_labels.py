@@ -22,7 +22,7 @@ from lopt.tracing.algebra import Term, concatenation, find, fixed, free, is_fixe
 from lopt.tracing.labels import Labels, Outer
 from tests.lopt.tracing.term_semantics import Permutation, Spec, action, build, specs, variables
 
-many = settings(max_examples=150, deadline=None, derandomize=True)
+many = settings(max_examples=80, deadline=None, derandomize=True)
 MISFIT = "do not fit"
 
 

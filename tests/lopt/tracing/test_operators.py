@@ -1,5 +1,7 @@
 """Every rule of an operator: what it leaves is as it should be, and what it leaves is true (operator_rows.py)."""
 
+import functools
+
 import pytest
 import torch
 
@@ -59,10 +61,18 @@ def test_a_row(name):
         assert not found.verification.untested
 
 
+@functools.cache
+def known_operators() -> dict[str, list[str]]:
+    """All that PyTorch knows, by their names without the overload."""
+    found: dict[str, list[str]] = {}
+    for name in torch._C._dispatch_get_all_op_names():
+        found.setdefault(name.split(".")[0], []).append(name)
+    return found
+
+
 def overloads(name: str) -> list[str]:
     """The operators that a rule's name stands for, as PyTorch names them; those with `out=` are run without."""
-    every = torch._C._dispatch_get_all_op_names()
-    found = [known for known in every if known == name or ("." not in name and known.split(".")[0] == name)]
+    found = [one for one in known_operators().get(name.split(".")[0], []) if "." not in name or one == name]
     return [known for known in found if not any(a.is_out for a in torch._C._get_schema(*_split(known)).arguments)]
 
 

@@ -11,6 +11,7 @@ import itertools
 import pickle
 import random
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -387,6 +388,17 @@ def test_a_rule_that_gives_another_shape_is_not_believed(say, library):
 
     found = analyse(Body(call_sums), X, verify=False)
     assert not found.space.groups and found.unknown
+
+
+def in_a_thread(m, x, h):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.cumsum, h, 1).result()
+
+
+def test_what_no_tracer_can_see_is_found_by_the_verification():
+    """PyTorch's modes belong to a thread: what another one does cannot be seen."""
+    with pytest.warns(TraceWarning, match="failed the numeric check"):
+        assert not trace(Body(in_a_thread), X).groups
 
 
 def test_an_operator_needs_a_namespace():

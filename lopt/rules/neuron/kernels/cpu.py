@@ -18,9 +18,9 @@ from lopt.rules.neuron.combine import Plan, brought_to
 from lopt.rules.neuron.kernels import native
 from lopt.rules.neuron.layout import Layout
 from lopt.rules.neuron.passes import KEYS
-from lopt.rules.neuron.sharded import is_distributed
 from lopt.rules.neuron.tokens import MOMENTS
 from lopt.rules.rule import Updates
+from lopt.rules.sharded import is_distributed
 
 _READ = (torch.float32, torch.bfloat16)  # dtypes of weights and gradients that the kernels read
 _PART = 1 << 17  # weights of a part, at least: what a thread takes at a time

@@ -21,9 +21,9 @@ from torch import Tensor
 from lopt.rules.neuron.combine import Plan, brought_to
 from lopt.rules.neuron.layout import Layout
 from lopt.rules.neuron.passes import KEYS
-from lopt.rules.neuron.sharded import is_distributed
 from lopt.rules.neuron.tokens import MOMENTS
 from lopt.rules.rule import Updates
+from lopt.rules.sharded import is_distributed
 
 _READ = (torch.float32, torch.bfloat16, torch.float16)  # dtypes of weights and gradients; an index is a code
 _FIELDS = 8
