@@ -57,6 +57,7 @@ LISTS: tuple[tuple[str, int], ...] = (
 MORE: dict[str, dict[str, Any]] = {
     "levit": {"key_dim": [4, 4, 4]},
     "mamba2": {"num_heads": 8},
+    "mobilevitv2": {"image_size": 64},
     "reformer": {"is_decoder": True},
     "swin": {"hidden_size": 32},
     "wav2vec2-bert": {"feature_projection_input_dim": MELS},

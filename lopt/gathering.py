@@ -11,8 +11,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lopt.errors import InvalidInput
-from lopt.nonfinite import all_zero, is_sharded
+from lopt.nonfinite import all_zero
 from lopt.rules.rule import Clock, State, Tensors, UpdateRule
+from lopt.rules.sharded import is_distributed
 from lopt.weight_space import WeightSpace
 from lopt.writing import Rates, Targets
 
@@ -46,7 +47,7 @@ def mean_loss(loss: Tensor | float, device: torch.device) -> Tensor:
         raise InvalidInput(f"loss: a tensor of shape {tuple(loss.shape)}; give the step's loss as one number")
     else:
         whole: Any = loss.detach()
-        told = whole.full_tensor() if is_sharded(whole) else whole
+        told = whole.full_tensor() if is_distributed(whole) else whole
         told = told.reshape(()).to(device, torch.promote_types(told.dtype, torch.float32))
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         told = told.clone()

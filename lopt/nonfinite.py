@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lopt.errors import InvalidInput
+from lopt.rules.sharded import is_distributed
 
 _torch: Any = torch  # the foreach operators have no public names
 EXACT = math.inf  # the order of a norm that is finite exactly if all entries are
@@ -74,11 +75,6 @@ def nonfinite_names(tensors: Mapping[str, Tensor]) -> list[str]:
     return [k for k, x in tensors.items() if _anywhere([x], lambda parts: ~parts[0].isfinite().all())]
 
 
-def is_sharded(x: Tensor) -> bool:
-    """Whether it is a DTensor, without importing what defines them: that takes longer than lopt itself."""
-    return hasattr(x, "device_mesh")
-
-
 def _norms(parts: Sequence[Tensor], order: float) -> Tensor:
     filled = [x for x in parts if x.numel()]  # the maximum norm of nothing is an error
     return torch.stack(_torch._foreach_norm(filled or [parts[0].new_zeros(1)], order))
@@ -88,7 +84,7 @@ def _anywhere(tensors: Sequence[Tensor], test: Callable[[list[Tensor]], Tensor])
     """() bool: the test holds for these tensors or, where they are sharded, for the shards of any process."""
     found, plain, meshes = [], [], {}
     for x in tensors:
-        if is_sharded(x):
+        if is_distributed(x):
             sharded: Any = x
             meshes.setdefault(sharded.device_mesh, []).append(sharded.to_local())
         else:

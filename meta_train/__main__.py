@@ -103,7 +103,7 @@ def finish(
         return code
     card |= {"meta_steps": trainer.global_step}
     try:
-        saved = save_rule(out / "rule.safetensors", module.rule, card)
+        save_rule(out / "rule.safetensors", module.rule, card)
     except OSError as error:
         saving.problem = f"'{out / 'rule.safetensors'}' could not be written: {error.strerror or error}"
     if saving.problem is not None:
@@ -112,7 +112,7 @@ def finish(
     if keep.stopping:
         print(f"stopped at meta-step {trainer.global_step} of {config.steps}; resume with {_resume(out)}")
     else:
-        print(f"meta-trained {config.name} in {card['seconds']} s; saved {saved}", file=sys.stderr)
+        print(f"meta-trained {config.name} in {card['seconds']} s; saved {out / 'rule.safetensors'}", file=sys.stderr)
     return code
 
 

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lopt.nonfinite import is_sharded
 from lopt.rules.features import BASE, DECAYS, GAINS, WEIGHT_CHANNELS
 from lopt.rules.moments import RMS_GUARD
 from lopt.rules.rule import State, Updates
+from lopt.rules.sharded import is_distributed
 
 
 class Layers(NamedTuple):
@@ -39,7 +39,7 @@ def chunk_size(device: torch.device) -> int:
 def suits(params: Mapping[str, Tensor], grads: Mapping[str, Tensor], state: State) -> bool:
     """Whether memory is laid out as the step wants it: whole tensors, the six momenta of a weight side by side."""
     momenta = [state.tensors[name]["momenta"] for name in grads]
-    return not any(map(is_sharded, params.values())) and all(x.is_contiguous() for x in momenta)
+    return not any(map(is_distributed, params.values())) and all(x.is_contiguous() for x in momenta)
 
 
 class Buffers:

@@ -105,4 +105,4 @@ class TruncatedBackprop(Estimator):
             **self.episodes.adam(particles),
         }
         following = Particles(tuple(cohorts), particles.share, particles.iteration + 1)
-        return Estimate({k: sum(part[k] for part in parts) / len(parts) for k in theta}, following, metrics)
+        return Estimate({k: torch.stack([part[k] for part in parts]).mean(0) for k in theta}, following, metrics)

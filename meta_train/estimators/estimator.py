@@ -18,22 +18,22 @@ from tasks.task import Task, TaskFamily
 
 
 class Share(NamedTuple):
-    """Which of the pairs this process runs: one of `count` equal parts."""
+    """Which of the pairs this process runs: one of so many equal `parts`."""
 
     rank: int = 0
-    count: int = 1
+    parts: int = 1
 
     def of(self, pairs: int) -> range:
         """The numbers of this part's pairs.
 
-        >>> Share(rank=1, count=2).of(8)
+        >>> Share(rank=1, parts=2).of(8)
         range(4, 8)
         """
-        if pairs % self.count:
+        if pairs % self.parts:
             raise InvalidInput(
-                f"estimator.pairs: {pairs} cannot be shared equally among {self.count} processes; give a multiple"
+                f"estimator.pairs: {pairs} cannot be shared equally among {self.parts} processes; give a multiple"
             )
-        size = pairs // self.count
+        size = pairs // self.parts
         return range(self.rank * size, (self.rank + 1) * size)
 
 

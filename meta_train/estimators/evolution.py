@@ -143,7 +143,7 @@ class Evolution(Estimator):
             **self.episodes.adam(particles),
         }
         following = Particles(tuple(cohorts), particles.share, particles.iteration + 1)
-        return Estimate({k: sum(part[k] for part in parts) / len(parts) for k in theta}, following, metrics)
+        return Estimate({k: torch.stack([part[k] for part in parts]).mean(0) for k in theta}, following, metrics)
 
     def _values(
         self, rule: UpdateRule, theta: Tensors, cohort: Cohort, place: Place, iteration: int

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import start_processes
 
 from lopt import load_rule
 from meta_train.cli import CONFIGS
@@ -103,7 +103,7 @@ def test_what_processes_tell_each_other(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.start_processes(talk, (port, str(tmp_path / "results")), nprocs=2, start_method="fork")
+    start_processes(talk, (port, str(tmp_path / "results")), nprocs=2, start_method="fork")
     mean, wish, parts = torch.load(tmp_path / "results", weights_only=True)
     assert mean["a"].tolist() == [1.5, 2.5] and float(mean["b"]) == 2.0 and wish
     assert parts[0]["pairs"].tolist() == [0, 1, 2, 3] and int(parts[0]["iteration"]) == 7

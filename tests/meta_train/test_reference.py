@@ -39,7 +39,7 @@ def test_the_curves_are_those_of_torch_adam():
     family = quadratic()
     reference = AdamReference(rates=[0.01, 0.1], tasks=1)
     curves = reference.curves(family, MeanLoss(), truncation=5, count=3)
-    task = family.sample(torch.Generator())
+    task = family.task
     weights = task.init(generator(_SEED, "reference weights", 0))["w"]
     for row, rate in enumerate((0.01, 0.1)):
         losses = torch_adam(rate, 15, weights, task.curvature)
@@ -123,9 +123,9 @@ def test_an_unwritable_cache_is_said_in_words(tmp_path, monkeypatch):
 def test_losses_that_cannot_be_compared_are_refused():
     with pytest.raises(InvalidInput, match="initial losses.*raw_mean"):
         AdamReference(tasks=1).curves(below_zero(), MeanLoss(), 2, 1)
-    for arguments in ({"rates": []}, {"rates": [0.0]}, {"tasks": 0}):
+    for make in (lambda: AdamReference([]), lambda: AdamReference([0.0]), lambda: AdamReference(tasks=0)):
         with pytest.raises(InvalidInput, match="reference"):
-            AdamReference(**arguments)
+            make()
 
 
 def below_zero():

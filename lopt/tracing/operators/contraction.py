@@ -111,6 +111,21 @@ def cdist(call: Call) -> None:
     call.set(call.out, (*axes, n, m))
 
 
+@register("aten::linalg_solve_triangular")
+def solve_triangular(call: Call) -> None:
+    """a x = b with a (*, n, n) triangular, so in an order, and b (*, n, k); or x a = b with b (*, k, n)."""
+    matrix, right = call.terms(call["self"]), call.terms(call["B"])
+    row, other = (-2, -1) if call["left"] else (-1, -2)
+    call.fix((*matrix[-2:], right[row]))
+    batch: list[Term] = []
+    for x, y in zip(matrix[:-2], right[:-2], strict=True):
+        live = [term for term in (x, y) if find(term).size != 1] or [x]
+        call.unify(live[0], live[-1])
+        batch.append(live[0])
+    call.mixes((right[row],), (*batch, right[other]))
+    call.set(call.out, (*batch, *right[-2:]))
+
+
 @register("aten::_trilinear")
 def trilinear(call: Call) -> None:
     """A sum over three tensors that are expanded to one rank: nn.Bilinear."""
