@@ -21,7 +21,7 @@ IMPORTS = {
 }
 # lopt alone is shipped: nothing else may be imported at all, or, for the extras, by name when it is needed.
 SHIPPED = {"torch", "numpy", "safetensors", *sys.stdlib_module_names}
-OPTIONAL = {"huggingface_hub"}
+OPTIONAL = {"huggingface_hub", "triton"}
 
 
 def sources() -> dict[str, str]:

@@ -6,7 +6,7 @@ import torch
 from lopt import WeightSpace
 from lopt.rules import SGDM, Adam, Clock, Functional, PerParameter
 from meta_train.unroll import draw, evaluate, start, unroll
-from tasks import ImageMLP, Quadratic
+from tasks import ImageMLP, LossScaling, Quadratic
 
 STEPS, PARTICLES = 4, 3
 DOUBLE = torch.float64
@@ -121,3 +121,15 @@ def test_evaluate_is_the_loss_on_the_fixed_batch(task):
 def test_the_space_of_a_linear_stack(task):
     expected = {"0.weight": "g0:6, in=64", "0.bias": "g0:6", "2.weight": "out=10, g0:6", "2.bias": "out=10"}
     assert task.weight_space == WeightSpace(expected)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_evaluate_with_a_task_for_each_particle(chunk_size):
+    """Tasks of one population on data sets of their own, here scales of the loss."""
+    family = LossScaling(ImageMLP(hidden=(4,), batch_size=8, dtype=DOUBLE), low=0.1, high=10.0)
+    first, second = (family.sample(torch.Generator().manual_seed(seed)) for seed in range(2))
+    tasks = [first, second, first]
+    params = [task.init(g) for task, g in zip(tasks, generators(), strict=True)]
+    came = evaluate(tasks, {k: torch.stack([p[k] for p in params]) for k in params[0]}, "test", chunk_size=chunk_size)
+    wanted = [task.loss(p, task.evaluation_batch("test")) for task, p in zip(tasks, params, strict=True)]
+    torch.testing.assert_close(came, torch.stack(wanted))
