@@ -243,6 +243,8 @@ class _UpCast(TorchFunctionMode):
     ) -> Any:
         if func in _CASTS:
             return args[0].to(torch.float64)
+        if getattr(func, "__name__", "") in ("grouped_mm", "_grouped_mm") and args[0].dim() == 2 and args[1].dim() == 3:
+            return _grouped_mm(*args, **(kwargs or {}))
         if func is torch.ops.higher_order.cond:  # would trace both branches; the one that is chosen is meant
             chosen, yes, no, operands = args
             return (yes if bool(chosen) else no)(*operands)
@@ -254,6 +256,12 @@ class _UpCast(TorchFunctionMode):
         if func in _IMPORTS and result.dtype in EXACT:
             return result.to(EXACT[result.dtype])
         return result
+
+
+def _grouped_mm(rows: Tensor, matrices: Tensor, offs: Tensor, **_: Any) -> Tensor:
+    """Runs of rows (t, k), each times its matrix of (e, k, n); PyTorch's own has no float64."""
+    runs = rows.tensor_split(offs.tolist()[:-1])
+    return torch.cat([run.to(matrices.dtype) @ matrix for run, matrix in zip(runs, matrices, strict=True)])
 
 
 def _up(value: Any) -> Any:

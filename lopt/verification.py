@@ -222,11 +222,11 @@ def _untested(comparison: Comparison, permutations: Mapping[str, Tensor]) -> lis
     module run again.
     """
     space, missed = comparison.space, []
+    whole = {k: still(table) for k, table in (space.random_permutations() | dict(permutations)).items()}
     for name in permutations:
         sites = {k: sum(leaf.name == name for axis in axes for leaf in leaves(axis)) for k, axes in space.items()}
         sites = {k: count for k, count in sites.items() if count}
-        some = {k: table if k == name else still(table) for k, table in permutations.items()}
-        some |= {k: still(t) for k, t in space.random_permutations().items() if k not in some}
+        some = whole | {name: permutations[name]}
         weights = comparison.weights
         if sum(sites.values()) == 1:  # permuting the only site is right, and changes nothing
             tested = any(comparison.gradient_matters(k) for k in sites)

@@ -299,6 +299,8 @@ class WeightSpace:
         >>> space.outer_sizes(space.groups["d"])
         (4,)
         """
+        if not group.within:
+            return ()
         sizes = {leaf.name: leaf.size for axes in self._parameters.values() for leaf in _leaves(axes)}
         return tuple(sizes[outer] for outer in group.within)
 

@@ -96,7 +96,7 @@ def terms(labels: Labels, reason: object) -> tuple[Term, ...]:
 def agree(labels: Labels) -> bool:
     """Whether the blocks say no more than one term an axis would."""
     columns = zip(*(block.axes for block in labels.blocks), strict=True)
-    return all(_same(column) for axis, column in enumerate(columns) if axis != labels.along)
+    return all(same(column) for axis, column in enumerate(columns) if axis != labels.along)
 
 
 def all_terms(labels: Labels) -> Iterable[Term]:
@@ -188,14 +188,15 @@ def join(parts: Sequence[Labels], axis: int) -> Labels:
         return parts[0]
     if not any(part.blocks for part in parts):
         columns = list(zip(*(part.axes for part in parts), strict=True))
-        if all(_same(column) for other, column in enumerate(columns) if other != axis):
+        if all(same(column) for other, column in enumerate(columns) if other != axis):
             axes = list(parts[0].axes)
             axes[axis] = concatenation(columns[axis])
             return Labels(tuple(axes))
     return Labels(along=axis, blocks=tuple(parts))
 
 
-def _same(column: Sequence[Term]) -> bool:
+def same(column: Sequence[Term]) -> bool:
+    """Whether the terms are one, or nothing permutes any of them."""
     first = find(column[0])
     return all(find(term) is first or (is_fixed(term) and is_fixed(first)) for term in column)
 

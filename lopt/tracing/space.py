@@ -156,8 +156,7 @@ def _columns(made: Labels) -> list[tuple[Term, ...]]:
 
 
 def _stands_together(column: Sequence[Term], places: Mapping[int, set[tuple[int, ...]]]) -> bool:
-    first = find(column[0])
-    if all(find(term) is first for term in column):
+    if labels.same(column):
         return True
     found = [find(term) for term in column]
     alone = len({id(term) for term in found}) == len(found) and all(term.is_free for term in found)
@@ -173,7 +172,7 @@ def _shown(blocked: Mapping[str, Labels]) -> dict[str, _Stack]:
         for axis, column in enumerate(zip(*(block.axes for block in made.blocks), strict=True)):
             if axis == made.along:
                 axes.append(position)
-            elif all(find(term) is find(column[0]) for term in column):
+            elif labels.same(column):
                 axes.append(column[0])
             else:
                 key = tuple(id(find(term)) for term in column)

@@ -54,6 +54,10 @@ def _ids(*values: int) -> Tensor:
     return torch.tensor(values)
 
 
+def _lower(n: int) -> Tensor:
+    return 3 * torch.eye(n) + torch.tril(_table(n, n))
+
+
 def _table(*shape: int) -> Tensor:
     """A constant whose entries differ."""
     return torch.linspace(-1, 1, torch.Size(shape).numel(), dtype=torch.float64).reshape(shape)
@@ -117,6 +121,13 @@ POINTWISE = {
 
 CONTRACTIONS = {
     "mm": Row(FLAT, 1, lambda h, g: h @ g.T),
+    "linalg_solve_triangular": Row(FLAT, 1, lambda h: A.linalg_solve_triangular(_lower(2), h, upper=False)),
+    "linalg_solve_triangular: along the order": Row(
+        FLAT, 0, lambda h: A.linalg_solve_triangular(_lower(6), h.T, upper=False)
+    ),
+    "linalg_solve_triangular: from the right": Row(
+        FLAT, 1, lambda h: A.linalg_solve_triangular(_lower(2), h.T, upper=False, left=False)
+    ),
     "addmm": Row(FLAT, 1, lambda h, g: torch.addmm(h, _table(2, 2), g)),
     "addmm_": Row(FLAT, 1, lambda h, g: h.clone().addmm_(_table(2, 2), g)),
     "_addmm_activation": Row(FLAT, 1, lambda h, g: A._addmm_activation(h[0], _table(2, 2), g)),

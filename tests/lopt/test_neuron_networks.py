@@ -1,0 +1,19 @@
+"""One θ of the Neuron rule on every network of the tracing tests, with the symmetry that `lopt.trace` finds there."""
+
+import pytest
+import torch
+
+import lopt
+from lopt.testing import TOLERANCE
+from tests.lopt.test_neuron import neuron, symmetry_error
+from tests.lopt.tracing.networks.catalogue import NETWORKS
+
+
+@pytest.mark.filterwarnings("ignore::lopt.tracing.TraceWarning")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_equivariant_on_every_network(name):
+    torch.manual_seed(0)
+    module, inputs, *_ = NETWORKS[name]()
+    space = lopt.trace(module, *inputs, verify=False)
+    space = space.restrict(k for k, p in module.named_parameters() if k in space and not p.is_complex())
+    assert symmetry_error(neuron(), space, torch.float32) < TOLERANCE[torch.float32]
