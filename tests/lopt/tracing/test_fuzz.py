@@ -112,3 +112,48 @@ def test_the_command(capsys):
     assert "3 programs" in capsys.readouterr().out
     assert main(["--show", "5000001"]) == 0
     assert "return" in capsys.readouterr().out
+
+
+# --- programs that once went wrong -----------------------------------------------------------------------------------
+
+ONCE_WRONG = {
+    # (n, k) @ (k, m), where n and k are one group: the columns m must not depend on the k that is summed.
+    "a contraction whose group also stands outside": Program(
+        {"p0": (3, 3), "p1": (3,), "p2": (3, 6)},
+        {},
+        ("v1 = torch.tanh(p1 @ p0) + p1", "v2 = torch.tanh(p0 @ p2).mean() + v1.square().mean()"),
+        ("v2",),
+    ),
+    "the same in a Linear": Program(
+        {"p0": (4, 2, 4), "p1": (2, 4), "p2": (16, 2)},
+        {},
+        ("v1 = F.linear(p0.transpose(0, 2) * p0, p1)", "v2 = v1.reshape(16) @ p2"),
+        ("v2",),
+    ),
+    # Slices of a parameter that were all fixed, but not made one: an endless loop.
+    "fixed slices of a stack": Program(
+        {"p0": (2, 2, 2), "p1": (4, 4), "p2": (4,), "p3": (4, 4)},
+        {},
+        (
+            "v1 = F.pad(p0.reshape(2, 4), (0, 0, 1, -1))",
+            "v2 = v1 + F.linear(torch.tanh(F.linear(v1, p1, p2)), p3)",
+            "v3 = torch.cat(v2.chunk(2, 1)[::-1], 1)",
+        ),
+        ("v3",),
+    ),
+    "places to unpool to": Program(
+        {"p0": (3, 2), "p1": (3, 2)},
+        {"x0": (2, 2, 4)},
+        (
+            "v1, v2 = F.max_pool1d(p0 @ x0, 2, return_indices=True)",
+            "v3 = F.max_unpool1d((p1 @ x0)[:, :, :2], v2, 2).cumsum(2).mean((0, 1))",
+        ),
+        ("v3",),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ONCE_WRONG)
+def test_programs_that_once_went_wrong(name):
+    outcome = check(ONCE_WRONG[name])
+    assert not outcome.failed and not outcome.problem
