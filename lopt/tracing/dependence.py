@@ -89,13 +89,10 @@ def _inside(term: Term, beside: _Company) -> Iterator[tuple[Term, _Company]]:
 
 
 def _common(term: Term) -> _Company:
-    """The variables that every entry of an axis belongs to."""
+    """The variables that have one position at every entry of an axis: none in a concatenation."""
     term = find(term)
     if term.is_variable:
         return Counter({id(term): 1})
     if term.product:
         return sum((_common(factor) for factor in term.product), Counter())
-    first, *rest = (_common(segment) for segment in term.concatenation)
-    for other in rest:
-        first = first & other
-    return first
+    return Counter()  # another axis cannot tell at which segment it stands

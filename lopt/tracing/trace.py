@@ -269,7 +269,10 @@ def _derive(example: _Example) -> Analysis:
             if not (state.record.routed and state.unused() and example.valued):
                 break
             _again(snapshot, seed=attempt, randomise=True)
-            state.run()
+            try:
+                state.run()
+            except Exception:  # a module need not run with every weights, such as those that it makes an index of
+                break
     unused = state.unused()
     for made in state.parameters.values():
         for leaf in (leaf for term in labels.all_terms(made) for leaf in leaves(term)):

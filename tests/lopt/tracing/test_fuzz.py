@@ -141,6 +141,13 @@ ONCE_WRONG = {
         ),
         ("v3",),
     ),
+    # A group that stands only inside a concatenation is nothing that another one can depend on.
+    "beside a concatenation": Program(
+        {"p0": (3, 4), "p1": (2, 6)},
+        {"x0": (3, 4)},
+        ("v1 = torch.tanh(x0 @ p0.T)", "v2 = (torch.cat([v1, v1], 1).sum(0) * p1).sum().square()"),
+        ("v2",),
+    ),
     "places to unpool to": Program(
         {"p0": (3, 2), "p1": (3, 2)},
         {"x0": (2, 2, 4)},
