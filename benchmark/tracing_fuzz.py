@@ -333,7 +333,7 @@ def main(arguments: list[str]) -> int:
     for what in ("false", "raised", "refused"):
         for number, text in getattr(summary, what).items():
             print(f"--- {what}: program {number}\n{text}\n")
-    print(summary)
+    print(summary, *([f"not caught: programs {summary.missed}"] if summary.missed else []), sep="\n")
     return bool(summary.false or summary.raised)
 
 

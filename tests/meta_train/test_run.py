@@ -1,6 +1,7 @@
 """The command line: what a person types, sees, interrupts and resumes."""
 
 import errno
+import io
 import os
 import shutil
 import signal
@@ -123,6 +124,20 @@ def test_a_killed_run_loses_no_more_than_the_interval(tmp_path):
     assert [row["step"] for row in read_log(log)] == list(range(done + 3))
     assert read_log(log) == read_log(whole / "log.jsonl")
     assert read_card(out / "best.safetensors")["validation"] == read_card(whole / "best.safetensors")["validation"]
+
+
+def test_what_a_checkpoint_follows_is_in_the_log_before_it(tmp_path, monkeypatch):
+    """A kill between the two would leave a gap: a resumed run does not come to these steps again."""
+    logged = []
+
+    def note(path, content):
+        logged.append(([row["step"] for row in read_log(path.parent / "log.jsonl")], torch.load(io.BytesIO(content))))
+
+    monkeypatch.setattr("meta_train.keep.write_atomically", note)
+    run(tmp_path, "steps=3", "checkpoint_minutes=1e-9", "validation.every=100")
+    assert [(steps, saved["global_step"]) for steps, saved in logged] == [
+        ([0], 1), ([0, 1], 2), ([0, 1, 2], 3), ([0, 1, 2], 3)
+    ]  # fmt: skip
 
 
 def test_a_full_disk_is_said_in_words_and_damages_nothing(tmp_path, monkeypatch, capsys):

@@ -106,8 +106,7 @@ def cdist(call: Call) -> None:
     *batch, n, k = call.terms(call["x1"])
     *batch2, m, k2 = call.terms(call["x2"])
     axes = aligned_terms(call, (batch, batch2))
-    contract(call, [k], [k2], (n, m), batch)
-    call.aligned((*batch2, k2))
+    contract(call, [k], [k2], (n, m), axes)
     call.set(call.out, (*axes, n, m))
 
 

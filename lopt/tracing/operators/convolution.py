@@ -26,12 +26,13 @@ def convolution(call: Call) -> None:
     call.unify(rows, product((groups, rest if transposed else inner)))
     call.unify(channels, product((groups, rest)))
     call.aligned((n, groups, rest))
-    call.mixes((rest, *taps, *space), (n, groups, inner))
     call.fix(taps)
     out_channels = product((groups, inner))
     if call.get("bias") is not None:
         call.unify(call.terms(call["bias"])[0], out_channels)
-    call.set(call.out, (n, out_channels, *_space(call, space, taps)))
+    places = _space(call, space, taps)
+    call.mixes((rest, *taps), (n, groups, inner, *places))
+    call.set(call.out, (n, out_channels, *places))
 
 
 def _space(call: Call, space: list[Term], taps: list[Term]) -> list[Term]:

@@ -130,6 +130,12 @@ ONCE_WRONG = {
         ("v1 = F.linear(p0.transpose(0, 2) * p0, p1)", "v2 = v1.reshape(16) @ p2"),
         ("v2",),
     ),
+    "the same in a convolution, whose space must not depend on the channels": Program(
+        {"p0": (2, 3, 3), "p1": (3, 3, 1), "p2": (3, 3), "p3": (9, 2)},
+        {},
+        ("v1 = p1.squeeze() @ p2 + p2", "v2 = F.conv1d(p0, p1).reshape(2, 9) @ p3", "v3 = v1.square().mean() + v2"),
+        ("v3",),
+    ),
     # Slices of a parameter that were all fixed, but not made one: an endless loop.
     "fixed slices of a stack": Program(
         {"p0": (2, 2, 2), "p1": (4, 4), "p2": (4,), "p3": (4, 4)},
