@@ -27,7 +27,7 @@ from benchmark.tracing_programs import NAME, Builder, NoLine, Program, Running, 
 from lopt.axes import Axis, Fixed, Group, children, leaves
 from lopt.errors import InvalidInput
 from lopt.tracing import analyse
-from lopt.verification import TOLERANCE, telling_permutations
+from lopt.verification.verify import TOLERANCE, telling_permutations
 from lopt.weight_space import WeightSpace
 
 FEWEST_LINES, MOST_LINES = 5, 25

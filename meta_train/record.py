@@ -71,9 +71,7 @@ class KeepRecord(Callback):
         if due and time.monotonic() - self.plotted > PLOT_INTERVAL:
             self._plot()
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.is_global_zero:  # before the checkpoint: a run resumed from it does not see these steps again
             self._flush()
 

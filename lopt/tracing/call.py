@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
-from lopt.tensor_tree import tensors_in
 from lopt.tracing import algebra, labels
 from lopt.tracing.algebra import Term
 from lopt.tracing.labels import Labels, Origin
+from lopt.verification.tensor_tree import tensors_in
 
 if TYPE_CHECKING:
     from lopt.tracing.tracer import Tracer

@@ -21,9 +21,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules import module as module_hooks
 
 from lopt.errors import InvalidInput
-from lopt.isolation import Snapshot, check_module, isolated, seed_everything, uncompiled
-from lopt.randomise import randomised
-from lopt.tensor_tree import map_tensors, tensors_in
 from lopt.tracing import labels
 from lopt.tracing import operators as operators  # registers the rules
 from lopt.tracing.algebra import fix, leaves, touch
@@ -32,6 +29,9 @@ from lopt.tracing.labels import Labels, Origin
 from lopt.tracing.space import INPUT, OUTPUT, weight_space
 from lopt.tracing.tracer import Escapes, Tracer
 from lopt.verification import Verification
+from lopt.verification.isolation import Snapshot, check_module, isolated, seed_everything, uncompiled
+from lopt.verification.randomise import randomised
+from lopt.verification.tensor_tree import map_tensors, tensors_in
 from lopt.weight_space import WeightSpace
 
 # Buffers that follow the parameters: what training sees of its own channels. Others are constants.

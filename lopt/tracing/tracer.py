@@ -22,11 +22,11 @@ from torch._subclasses import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lopt.tensor_tree import tensors_in
 from lopt.tracing import algebra, labels
 from lopt.tracing.call import Call, Reason, Record, WrongRule
 from lopt.tracing.labels import Labels, Origin
 from lopt.tracing.registry import RULES, Rule
+from lopt.verification.tensor_tree import tensors_in
 
 
 class Place(NamedTuple):

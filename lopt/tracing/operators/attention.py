@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lopt.tensor_tree import tensors_in
 from lopt.tracing import labels
 from lopt.tracing.algebra import find
 from lopt.tracing.call import Call
 from lopt.tracing.operators.contraction import contract
 from lopt.tracing.registry import register
+from lopt.verification.tensor_tree import tensors_in
 
 
 @register(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from lopt.tensor_tree import tensors_in
 from lopt.tracing.algebra import Term, concatenation, find, free, product, unify
 from lopt.tracing.call import Call
 from lopt.tracing.operators.contraction import contract
 from lopt.tracing.registry import register
+from lopt.verification.tensor_tree import tensors_in
 
 
 @register("aten::convolution", "aten::_convolution", "aten::convolution_overrideable", "aten::mkldnn_convolution")

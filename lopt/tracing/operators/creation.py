@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lopt.tensor_tree import tensors_in
 from lopt.tracing import labels
 from lopt.tracing.call import Call
 from lopt.tracing.registry import register
+from lopt.verification.tensor_tree import tensors_in
 
 
 @register(

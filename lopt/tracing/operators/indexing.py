@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lopt.tensor_tree import tensors_in
 from lopt.tracing import labels
 from lopt.tracing.algebra import Term, find
 from lopt.tracing.call import Call
 from lopt.tracing.operators.pointwise import broadcast
 from lopt.tracing.registry import register
+from lopt.verification.tensor_tree import tensors_in
 
 
 @register("aten::embedding", "aten::embedding_renorm_")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lopt.tensor_tree import tensors_in
 from lopt.tracing.algebra import Term, free, product
 from lopt.tracing.call import Call
 from lopt.tracing.registry import register
+from lopt.verification.tensor_tree import tensors_in
 
 
 def _affine(call: Call, names: Sequence[str], axes: Sequence[Term]) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from lopt.tensor_tree import tensors_in
 from lopt.tracing.algebra import Term, cut, find
 from lopt.tracing.call import Call
 from lopt.tracing.registry import register
+from lopt.verification.tensor_tree import tensors_in
 
 
 @register("lopt::pointwise", "aten::copy_", "aten::copy", "aten::where", "aten::masked_fill_")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lopt.tensor_tree import tensors_in
 from lopt.tracing.algebra import Term
 from lopt.tracing.call import Call
 from lopt.tracing.registry import register
+from lopt.verification.tensor_tree import tensors_in
 
 
 def _input(call: Call) -> Tensor:

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from lopt.tensor_tree import tensors_in
 from lopt.tracing.algebra import Term, find, free, product
 from lopt.tracing.call import Call
 from lopt.tracing.registry import register
+from lopt.verification.tensor_tree import tensors_in
 
 
 def spatial(call: Call, x: Tensor, axes: Iterable[int]) -> None:

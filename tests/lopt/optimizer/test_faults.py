@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lopt import InvalidInput, LearnedOptimizer
-from lopt.nonfinite import all_finite, nonfinite_names
+from lopt.optimizer.nonfinite import all_finite, nonfinite_names
 from tests.lopt.optimizer.common import LR, Spy, backward, build, network, same, state_of, train, weights
 
 BAD = [math.nan, math.inf, -math.inf]

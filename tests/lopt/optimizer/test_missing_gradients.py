@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lopt import LearnedOptimizer, WeightSpace
-from lopt.parameters import MAX_PARTS
+from lopt.optimizer.parameters import MAX_PARTS
 from tests.lopt.optimizer.common import LR, Spy, backward, build, same, train, weights
 
 

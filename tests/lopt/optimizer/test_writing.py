@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from lopt import LearnedOptimizer, WeightSpace
+from lopt.optimizer.writing import Rates, Targets, write, write_where
 from lopt.rules import Clock, State, UpdateRule, Updates
-from lopt.writing import Rates, Targets, write, write_where
 
 
 class Pieces(UpdateRule):

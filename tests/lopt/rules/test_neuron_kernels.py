@@ -18,7 +18,7 @@ from lopt.rules.neuron import rule as rule_module
 from lopt.rules.neuron.kernels import choose, cpu, gpu, kernels_here, native
 from lopt.rules.neuron.passes import KEYS, Memory
 from lopt.rules.rule import State
-from tests.lopt.test_neuron import SPACES, clocks, gap, neuron, run, tensors
+from tests.lopt.rules.test_neuron import SPACES, clocks, gap, neuron, run, tensors
 
 TOLERANCE = 1e-5
 MORE_SPACES = {
@@ -221,7 +221,7 @@ def test_without_a_working_compiler_there_are_no_kernels(trouble, monkeypatch, t
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs the package triton")
 def test_triton_in_its_interpreter():
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
     done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

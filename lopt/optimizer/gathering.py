@@ -11,11 +11,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lopt.errors import InvalidInput
-from lopt.nonfinite import all_zero
+from lopt.optimizer.nonfinite import all_zero
+from lopt.optimizer.writing import Rates, Targets
 from lopt.rules.rule import Clock, State, Tensors, UpdateRule
 from lopt.rules.sharded import is_distributed
 from lopt.weight_space import WeightSpace
-from lopt.writing import Rates, Targets
 
 
 class Work(NamedTuple):

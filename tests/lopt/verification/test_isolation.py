@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lopt import InvalidInput, WeightSpace
-from lopt.isolation import check_module, exact, exactly, isolated
-from lopt.tensor_tree import map_tensors, tensors_in
+from lopt.verification.isolation import check_module, exact, exactly, isolated
+from lopt.verification.tensor_tree import map_tensors, tensors_in
 
 
 class Messy(nn.Module):

@@ -5,7 +5,7 @@ import torch
 
 import lopt
 from lopt.testing import TOLERANCE
-from tests.lopt.test_neuron import neuron, symmetry_error
+from tests.lopt.rules.test_neuron import neuron, symmetry_error
 from tests.lopt.tracing.networks.catalogue import NETWORKS
 
 

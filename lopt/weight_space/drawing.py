@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from lopt.axes import Axis, Concatenation, Fixed, Group, Product, leaves
 from lopt.errors import InvalidInput
-from lopt.weight_table import Use, groups_of, summary, uses
+from lopt.weight_space.table import Use, groups_of, summary, uses
 
 if TYPE_CHECKING:
     from lopt.weight_space import WeightSpace

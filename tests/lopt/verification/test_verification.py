@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lopt import InvalidInput, WeightSpace
-from lopt.verification import Errors, Verification, VerificationError, telling_permutations
+from lopt.verification.verify import Errors, Verification, VerificationError, telling_permutations
 
 # --- permutations that tell groups apart -----------------------------------------------------------------------------
 

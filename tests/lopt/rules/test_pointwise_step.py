@@ -7,7 +7,7 @@ from torch import Tensor
 from lopt import WeightSpace
 from lopt.rules import Clock, PerParameter, State, UpdateRule, pointwise_step
 from lopt.rules.per_parameter import PerParameter as Rule
-from tests.lopt.test_neuron import gap, tensors
+from tests.lopt.rules.test_neuron import gap, tensors
 
 SPACE = WeightSpace({"w": "a:13, b:7", "v": "b:7", "s": "", "none": "c:0, b:7", "conv": "a:13, b:7, 3, 3"})
 

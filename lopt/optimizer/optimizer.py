@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lopt.errors import InvalidInput
-from lopt.gathering import (
+from lopt.optimizer.gathering import (
     Work,
     check_dense,
     complete,
@@ -28,13 +28,13 @@ from lopt.gathering import (
     only_makes_state,
     without_autocast,
 )
-from lopt.nonfinite import admit
-from lopt.options import OPTIONS, check_options, find_rule
-from lopt.parameters import exchange, flatten, match
+from lopt.optimizer.nonfinite import admit
+from lopt.optimizer.options import OPTIONS, check_options, find_rule
+from lopt.optimizer.parameters import exchange, flatten, match
+from lopt.optimizer.saved_state import Held, hold, release
+from lopt.optimizer.writing import Targets, write, write_where
 from lopt.rules.rule import Clock, State, Tensors, UpdateRule, Updates
-from lopt.saved_state import Held, hold, release
 from lopt.weight_space import WeightSpace
-from lopt.writing import Targets, write, write_where
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lopt.isolation import Snapshot, exact, exactly, random_state, seed_everything
-from lopt.noise import UniformNoise
-from lopt.randomise import randomised
-from lopt.tensor_tree import map_tensors, tensors_in
+from lopt.verification.isolation import Snapshot, exact, exactly, random_state, seed_everything
+from lopt.verification.noise import UniformNoise
+from lopt.verification.randomise import randomised
+from lopt.verification.tensor_tree import map_tensors, tensors_in
 
 if TYPE_CHECKING:
     from lopt.weight_space import WeightSpace

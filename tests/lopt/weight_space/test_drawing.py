@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lopt import InvalidInput, WeightSpace
-from lopt.weight_table import LONG
+from lopt.weight_space.table import LONG
 
 MIXED = WeightSpace(
     {

@@ -2,8 +2,8 @@
 
 How the parts fit: an `Axis` is a small tree with a text form (axes.py); a `WeightSpace` maps parameter names to tuples
 of axes; action.py says how a permutation moves the entries of a tensor with such axes. What a person looks at is made
-elsewhere: the table (weight_table.py) and the picture (drawing.py); so is the numeric proof that a module has the
-symmetry that the space claims (verification.py).
+elsewhere: the table (table.py) and the picture (drawing.py); so is the numeric proof that a module has the
+symmetry that the space claims (lopt/verification).
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lopt.action import collect_groups, is_fixed, permute_axes
 from lopt.axes import Axis, Fixed, Group, children, leaves, parse_axes
-from lopt.canonical import canonical_axes
-from lopt.drawing import draw
 from lopt.errors import InvalidInput
-from lopt.linear_stack import stack_axes
-from lopt.permutation_spec import axes_to_perm, perm_to_axes
 from lopt.verification import Verification, verify
-from lopt.weight_table import permutable_axes, permutable_elements, table
+from lopt.weight_space.action import collect_groups, is_fixed, permute_axes
+from lopt.weight_space.canonical import canonical_axes
+from lopt.weight_space.drawing import draw
+from lopt.weight_space.linear_stack import stack_axes
+from lopt.weight_space.permutation_spec import axes_to_perm, perm_to_axes
+from lopt.weight_space.table import permutable_axes, permutable_elements, table
 
 Shape: TypeAlias = Sequence[int]
 

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 
 from lopt.axes import Group, leaves
 from lopt.errors import InvalidInput
-from lopt.isolation import check_module, isolated
-from lopt.randomise import STRENGTHS
-from lopt.trial import Comparison, Errors, Runs, still
+from lopt.verification.isolation import check_module, isolated
+from lopt.verification.randomise import STRENGTHS
+from lopt.verification.trial import Comparison, Errors, Runs, still
 
 if TYPE_CHECKING:
     from lopt.weight_space import WeightSpace
