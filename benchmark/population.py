@@ -35,10 +35,19 @@ class Population(Protocol):
 
 
 class RulePopulation:
-    """An update rule at several learning rates."""
+    """An update rule at several learning rates. It is told the length of the run, as a schedule is.
+
+    Args:
+        steps: of the whole run.
+    """
 
     def __init__(
-        self, rule: UpdateRule, task: Task, initial: Sequence[dict[str, Tensor]], settings: Sequence[Mapping[str, Any]]
+        self,
+        rule: UpdateRule,
+        task: Task,
+        initial: Sequence[dict[str, Tensor]],
+        settings: Sequence[Mapping[str, Any]],
+        steps: int,
     ) -> None:
         self.rule, self.task, self.count = rule, task, len(settings)
         self.theta = {name: parameter.detach() for name, parameter in rule.named_parameters()}
@@ -46,11 +55,14 @@ class RulePopulation:
         first = next(iter(initial[0].values()))
         rates = torch.tensor([float(s["lr"]) for s in settings], dtype=first.dtype, device=first.device)
         self.lr = rates.repeat_interleave(len(initial))  # (P,)
+        self.horizon = torch.full_like(self.lr, float(steps))
 
     def train(self, drawn: Batch, factors: Sequence[float]) -> Tensor:
         lr = torch.tensor(factors, dtype=self.lr.dtype, device=self.lr.device)[:, None] * self.lr
         batches = _for_each_setting(drawn, self.count)
-        self.population, losses = unroll(self.rule, self.theta, self.task, self.population, batches, lr)
+        self.population, losses = unroll(
+            self.rule, self.theta, self.task, self.population, batches, lr, horizon=self.horizon
+        )
         return losses
 
     def weights(self, particle: int) -> dict[str, Tensor]:

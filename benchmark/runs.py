@@ -97,7 +97,7 @@ def _run(
     schedule = SCHEDULES[contender.schedule]
     measured: list[Tensor] = []
     with torch.no_grad():
-        population = _start(contender, task, initial, settings)
+        population = _start(contender, task, initial, settings, points[-1])
         count = len(settings) * len(seeds)
         at_start = _measure(task, population, count, splits)
         for begin, end in zip(points, points[1:], strict=False):
@@ -112,11 +112,11 @@ def _run(
 
 
 def _start(
-    contender: Contender, task: Task, initial: Sequence[dict[str, Tensor]], settings: Sequence[Setting]
+    contender: Contender, task: Task, initial: Sequence[dict[str, Tensor]], settings: Sequence[Setting], steps: int
 ) -> Population:
     optimizer, hyper = contender.optimizer, [dict(setting) for setting in settings]
     if isinstance(optimizer, UpdateRule):
-        return RulePopulation(optimizer, task, initial, hyper)
+        return RulePopulation(optimizer, task, initial, hyper, steps)
     known = elementwise(optimizer, contender.arguments, list(contender.axes))
     if known is not None and isinstance(optimizer, type):
         return ElementwisePopulation(optimizer, known, contender.arguments, task, initial, hyper)

@@ -3,10 +3,12 @@ r"""From the heads to the update: coefficients for each row and column, and the 
 With m, s, v the stored (not bias-corrected) moments and q = 1 / sqrt(k v + ε²), where k v is 1 on average over the
 tensor, the update before it is brought to RMS 1:
 
-    u_ij = b_j ( (a_g g + a_m m + a_s s)_ij q_ij + a_w w_ij + (a_1 + a_f c_j) m_ij )
+    u_ij = b_j ( (a_g g + a_m m + a_s s)_ij q_ij + a_w w_ij + (a_1 + a_f c_j) m_ij + a_i ) + d_j
 
-The six a, and k, belong to rows (constants of the tensor times the correction of the row's neurons), c and b to
-columns: c_j is the column's part of the factored second moment, b_j the correction of the column's neurons.
+The six a and a_i, and k, belong to rows (constants of the tensor times the correction of the row's neurons), c, b and
+d to columns: c_j is the column's part of the factored second moment, b_j the correction of the column's neurons. a_i
+and d_j are multiples of the mean momentum of row i and of column j: the broadcast terms of an equivariant linear map.
+Taking a row's mean away centres the inputs of its neuron, which makes up for most of a bad condition.
 
 Legend: E entries without those of the tensors, E_r row entries, E_c column entries, T tensors.
 """
@@ -22,9 +24,9 @@ from torch import Tensor
 from lopt.rules.moments import RMS_GUARD
 from lopt.rules.neuron.layout import Layout
 from lopt.rules.neuron.network import Heads
-from lopt.rules.neuron.tokens import LOG_UNIT, MM, Moments, V
+from lopt.rules.neuron.tokens import LOG_UNIT, MM, M, Moments, V
 
-ROWS, COLUMNS = 7, 2  # numbers for each row, for each column
+ROWS, COLUMNS = 8, 3  # numbers for each row, for each column
 
 # The learned scale lies between 1/1000 and 10. At 10 and the default lr an update changes weights by 0.01 (RMS), as
 # much as any layer bears; at 1/1000 the network stands still, which a learned schedule must be able to end at.
@@ -34,8 +36,8 @@ _DECADES_DOWN, _DECADES_UP = 3.0, 1.0
 class Plan(NamedTuple):
     """What the second pass over memory needs."""
 
-    rows: Tensor  # [ROWS, E_r]: a_g, a_m, a_s, a_w, a_1, a_f, k
-    columns: Tensor  # [COLUMNS, E_c]: c, b
+    rows: Tensor  # [ROWS, E_r]: a_g, a_m, a_s, a_w, a_1, a_f, k, a_i
+    columns: Tensor  # [COLUMNS, E_c]: c, b, d
     scales: Tensor  # [T]: the RMS of the update
     floor: float  # ε²
 
@@ -59,7 +61,7 @@ def make_plan(
 
     $$ a_g = h_g \rho / \bar v^{1/2},\; a_m = (1 + h_m) / (d_m \bar v^{1/2}),\; a_s = h_s / (d_s \bar v^{1/2}),\;
        a_w = h_w \rho / \overline{w^2}^{1/2},\; a_1 = h_1 / (d_m \bar v^{1/2}),\; a_f = h_f r_i / d_m,\;
-       k = 1 / (d_v \bar v) $$
+       k = 1 / (d_v \bar v),\; a_i = h_r \bar m_i / v_i^{1/2},\; d_j = h_c \bar m_j / v_j^{1/2} $$
 
     with d = 1 - decay^t, ρ² the mean of m² over that of v, and r_i c_j = (v_i v_j / v)^{-1/2} from row, column and
     tensor means of v.
@@ -70,17 +72,20 @@ def make_plan(
     base = torch.where(layout.static[:, -1] > 0, size, -dm - root) if orthogonalise else -dm - root
     known = moments.means[MM, layout.n_entries :] * torch.exp(-log_m)  # 1; where there never was a gradient, 0
     units = torch.stack([size - root, base, -ds - root, size - 0.5 * log_w, -dm - root, -dm, -log_v - dv]).exp()
-    h = heads.coefficients
-    h = torch.cat([h[:1], 1 + h[1:2], h[2:3], h[3:4] * known, h[4:6]])
-    constants = torch.cat([units[:6] * h, units[6:]])
-    logs, half = _corrections(layout, heads.corrections), -0.5 * LOG_UNIT * moments.features[1]
-    n_rows = layout.n_rows
-    row, column = logs[:n_rows].exp(), logs[n_rows:]
+    h, (centre_rows, centre_columns, scale) = heads.coefficients[:6], heads.coefficients[6:].unbind(0)
+    h = torch.cat([h[:1], 1 + h[1:2], h[2:3], h[3:4] * known, h[4:]])
+    constants = torch.cat([units[:6] * h, units[6:], centre_rows[None]])
+    corrections, half = _corrections(layout, heads.corrections).exp(), -0.5 * LOG_UNIT * moments.features[1]
+    n_rows, n_entries = layout.n_rows, layout.n_entries
+    row, column = corrections[:n_rows], corrections[n_rows:]
+    roots = torch.exp(-0.5 * moments.logs[V, :n_entries])
+    centres = moments.means[M, :n_entries] * roots
     rows = constants.index_select(1, layout.tensor[:n_rows])
-    rows = torch.cat([rows[:5] * row, rows[5:6] * (row * half[:n_rows].exp()), rows[6:]])
-    factor = -0.5 * moments.logs[V, n_rows : layout.n_entries]
-    scales = bounded_scale(heads.coefficients[6])
-    return Plan(rows, torch.stack([factor, column]).exp(), scales, eps**2)
+    rows = torch.cat(
+        [rows[:5] * row, rows[5:6] * (row * half[:n_rows].exp()), rows[6:7], rows[7:] * (row * centres[:n_rows])]
+    )
+    shift = column * centres[n_rows:] * centre_columns.index_select(0, layout.tensor[n_rows:n_entries])
+    return Plan(rows, torch.stack([roots[n_rows:], column, shift]), bounded_scale(scale), eps**2)
 
 
 def _corrections(layout: Layout, corrections: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from lopt.rules.neuron.chunks import Chunk, Run, chunks_of
 from lopt.rules.neuron.combine import COLUMNS, ROWS, Plan, brought_to
 from lopt.rules.neuron.layout import Layout
 from lopt.rules.neuron.pure import orthogonal_base
-from lopt.rules.neuron.tokens import GG, GM, MM, MOMENTS, MS, SW, WW, V
+from lopt.rules.neuron.tokens import GG, GM, MM, MOMENTS, MS, SW, WW, M, V
 from lopt.rules.rule import Updates
 from lopt.rules.sharded import add_over, counts_here, distribute_like, local, one_group, shard_of, whole
 
@@ -42,6 +42,7 @@ def advance(
     torch.mul(g, g, out=products[GG])
     v.lerp_(products[GG], gains[2])
     products[V].copy_(v)
+    products[M].copy_(m)
     for index, a, b in ((MM, m, m), (WW, w, w), (GM, g, m), (MS, m, s), (SW, s, w)):
         torch.mul(a, b, out=products[index])
 
@@ -70,7 +71,7 @@ def combine(
     else:
         out.mul_(scratch).addcmul_(base, a[1])
     torch.mul(a[5], c[0], out=scratch).add_(a[4])
-    out.addcmul_(m, scratch).addcmul_(w, a[3]).mul_(c[1])
+    out.addcmul_(m, scratch).addcmul_(w, a[3]).add_(a[7]).mul_(c[1]).add_(c[2])
 
 
 class Memory:

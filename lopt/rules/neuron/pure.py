@@ -29,7 +29,7 @@ def advance(g: Tensor, w: Tensor, old: Sequence[Tensor], gains: Sequence[float])
     square = g * g
     m, s, v = (torch.lerp(x, new, gain) for x, new, gain in zip(old, (g, g, square), gains, strict=True))
     x = torch.stack([g, m, s, w])
-    return x, v, torch.cat([square[None], x[1::2].square(), v[None], x[:-1] * x[1:]])
+    return x, v, torch.cat([square[None], x[1::2].square(), v[None], x[:-1] * x[1:], m[None]])
 
 
 def sums_of(layout: Layout, products: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def combine(layout: Layout, plan: Plan, x: Tensor, v: Tensor, orthogonal: bool) 
         adaptive = (terms[0] + terms[2]) * root + base
     else:
         adaptive = terms.sum(0) * root
-    u = c[1] * (adaptive + x[3] * a[3] + x[1] * (a[4] + a[5] * c[0]))
+    u = c[1] * (adaptive + x[3] * a[3] + x[1] * (a[4] + a[5] * c[0]) + a[7]) + c[2]
     squares = u * u
     sums = [_by_tensor(squares, stack).sum(-1) for stack in layout.stacks]
     factors = brought_to(plan.scales, torch.cat(sums) * layout.inverse_size[layout.n_entries :])

@@ -37,13 +37,16 @@ class Neuron(UpdateRule):
 
     $$ u_{ij} = \sigma\, \frac{d_{ij}}{\mathrm{RMS}(d)},\quad d_{ij} = r_i b_j \Big(
        \frac{(1 + h_m)\, m + h_s\, s + h_g\, \rho\, g}{\sqrt{v + \epsilon^2 \bar v}} + h_w\, \rho\, \frac{w}{\bar w}
-       + h_1 \frac{m}{\sqrt{\bar v}} + h_f \frac{m}{\sqrt{v_i v_j / \bar v}} \Big)_{ij} $$
+       + h_1 \frac{m}{\sqrt{\bar v}} + h_f \frac{m}{\sqrt{v_i v_j / \bar v}} \Big)_{ij}
+       + r_i b_j\, h_r \frac{m_i}{\sqrt{v_i}} + b_j\, h_c \frac{m_j}{\sqrt{v_j}} $$
 
-    where v_i, v_j and v̄ are means of v over a row, a column and the tensor, w̄ is the RMS of w, and ρ = RMS(m) / v̄^½
-    brings g and w to about the size of m / √v. The coefficients h and σ belong to a tensor, the corrections r (of rows)
-    and b (of columns), between 1/e and e, to a neuron on an axis of one role. All come from a functional over tokens
-    of neurons, tensors and the network (tokens.py, network.py); the step, and the horizon and the loss if given, are
-    among its inputs. Its last layers start at zero: h = 0, r = b = σ = 1, which is Adam brought to RMS 1.
+    where a single index (m_i, v_j) is a mean over a row or a column, v̄ is the mean of v, w̄ the RMS of w, and
+    ρ = RMS(m) / v̄^½ brings g and w to about the size of m / √v. The last two terms broadcast means over rows and
+    columns, as the equivariant linear map of a matrix does: h_r = -1 centres the inputs of a layer. The coefficients h
+    and σ belong to a tensor, the corrections r (of rows) and b (of columns), between 1/e and e, to a neuron on an axis
+    of one role. All come from a functional over tokens of neurons, tensors and the network (tokens.py, network.py); the
+    step, and the horizon and the loss if given, are among its inputs. Its last layers start at zero: h = 0,
+    r = b = σ = 1, which is Adam brought to RMS 1.
 
     So lr is the RMS change of a weight in a step; σ lies between 1/1000 and 10. A tensor of one element moves by
     ± lr σ. Nothing depends on the scale of the loss, and nothing in θ on the shape or number of the tensors.
@@ -68,7 +71,7 @@ class Neuron(UpdateRule):
 
     >>> rule = Neuron()
     >>> sum(p.numel() for p in rule.parameters())
-    9643
+    9757
     """
 
     default_lr: ClassVar[float] = 1e-3

@@ -1,10 +1,10 @@
 r"""From sums over rows, columns and tensors to tokens: numbers without a unit, about 1 in size.
 
-Seven moments of each row, column and tensor (means of v and of products of two of g, m, s, w, where s is the slow
-momentum) give seven features, logarithms of ratios and correlations:
+Eight moments of each row, column and tensor (means of v, of m, and of products of two of g, m, s, w, where s is the
+slow momentum) give eight features, logarithms of ratios and correlations:
 
     w w / that of the tensor,  v / that of the tensor,  g g / v,  m m / v,
-    g m / sqrt(gg mm),  m s / sqrt(mm v),  s w / sqrt(v ww)
+    g m / sqrt(gg mm),  m s / sqrt(mm v),  s w / sqrt(v ww),  m m' / mm: the part of mm that is a common mean
 
 None changes if the loss is multiplied by a constant.
 
@@ -22,9 +22,9 @@ from lopt.rules.moments import RMS_GUARD, TIMESCALES, time_features
 from lopt.rules.neuron.layout import STATIC, Layout
 from lopt.rules.rule import Clock
 
-MOMENTS = 7
-GG, MM, WW, V, GM, MS, SW = range(MOMENTS)
-FEATURES = 7  # of an entry
+MOMENTS = 8
+GG, MM, WW, V, GM, MS, SW, M = range(MOMENTS)
+FEATURES = 8  # of an entry
 _LOSSES = 3  # features of the loss, and whether there is one
 TENSOR_FEATURES = FEATURES + STATIC + _LOSSES
 GLOBAL_FEATURES = len(TIMESCALES) + 5
@@ -50,7 +50,7 @@ def moments_of(layout: Layout, sums: Tensor, log_debiases: Tensor) -> Moments:
     totals = sums.new_zeros(MOMENTS, len(layout.names)).index_add(1, rows, sums[:, : layout.n_rows])
     m, s, v = log_debiases.unbind(0)
     none = torch.zeros_like(m)
-    correction = torch.exp(-torch.stack([none, m + m, none, v, m, m + s, s]))
+    correction = torch.exp(-torch.stack([none, m + m, none, v, m, m + s, s, m]))
     means = torch.cat([sums, totals], 1) * correction.index_select(1, layout.tensor) * layout.inverse_size
     floor = means[WW : V + 1, layout.n_entries :] * RELATIVE_GUARD + RMS_GUARD
     floor = floor.index_select(1, layout.tensor)
@@ -58,8 +58,9 @@ def moments_of(layout: Layout, sums: Tensor, log_debiases: Tensor) -> Moments:
     relative = logs[WW:] - logs[WW:, layout.n_entries :].index_select(1, layout.tensor)
     noise = logs[:WW] - logs[V]
     norms = logs[:V] + torch.cat([logs[MM : MM + 1], logs[V:].expand(2, -1)])
-    correlations = means[GM:] * torch.exp(-0.5 * norms)
-    return Moments(means, logs, torch.cat([relative / LOG_UNIT, noise / LOG_UNIT, correlations]))
+    correlations = means[GM:M] * torch.exp(-0.5 * norms)
+    common = means[M:].square() * torch.exp(-logs[MM : MM + 1])
+    return Moments(means, logs, torch.cat([relative / LOG_UNIT, noise / LOG_UNIT, correlations, common]))
 
 
 def tensor_features(layout: Layout, moments: Moments, losses: Tensor) -> Tensor:

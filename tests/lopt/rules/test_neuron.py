@@ -138,6 +138,35 @@ def test_untrained_it_is_adam_brought_to_rms_one(space):
         assert gap(updates, {k: u / u.square().mean().sqrt() for k, u in step.items()}) < 1e-12
 
 
+def test_the_formula():
+    """Against the docstring's, weight by weight, with coefficients and corrections that do not depend on anything."""
+    space, rule = WeightSpace({"w": "h:6, in=3, 2"}), neuron(None)
+    params, gradients = tensors(space, 0), [tensors(space, s) for s in range(1, 4)]
+    h_g, h_m, h_s, h_w, h_1, h_f, h_r, h_c, head = given = [0.3, -0.4, 0.5, -0.2, 0.7, -0.6, 0.9, -0.8, 0.25]
+    row, column = 0.4, -0.3
+    rule.network.tensor_head.bias.copy_(torch.tensor(given))
+    rule.network.neuron_head.bias.copy_(torch.tensor([row, column, 5.0, 5.0]))
+    came, _ = run(rule, space, params, gradients, clocks(3), rate=0.0)
+    w = params["w"].reshape(6, 6)
+    m, s, v = (torch.zeros_like(w) for _ in range(3))
+    for step, grads in enumerate(gradients, 1):
+        g = grads["w"].reshape(6, 6)
+        m, s, v = 0.9 * m + 0.1 * g, 0.99 * s + 0.01 * g, 0.999 * v + 0.001 * g * g
+        mh, sh, vh = m / (1 - 0.9**step), s / (1 - 0.99**step), v / (1 - 0.999**step)
+        mean, rho, size = vh.mean(), mh.square().mean().sqrt() / vh.mean().sqrt(), w.square().mean().sqrt()
+        d = torch.empty(6, 6, dtype=torch.float64)
+        for i in range(6):
+            for j in range(6):
+                rows, columns = (vh[i].mean(), mh[i].mean()), (vh[:, j].mean(), mh[:, j].mean())
+                u = ((1 + h_m) * mh[i, j] + h_s * sh[i, j] + h_g * rho * g[i, j]) / (vh[i, j] + 1e-8 * mean).sqrt()
+                u += h_w * rho * w[i, j] / size + h_1 * mh[i, j] / mean.sqrt()
+                u += h_f * mh[i, j] / (rows[0] * columns[0] / mean).sqrt() + h_r * rows[1] / rows[0].sqrt()
+                r, b = math.exp(math.tanh(row)), math.exp(math.tanh(column))
+                d[i, j] = r * b * u + b * h_c * columns[1] / columns[0].sqrt()
+        wanted = bounded_scale(torch.tensor(head, dtype=torch.float64)) * d / d.square().mean().sqrt()
+        assert gap({"w": came[step - 1]["w"].reshape(6, 6)}, {"w": wanted}) < 1e-6  # guards of logarithms: 1e-8
+
+
 # --- symmetry --------------------------------------------------------------------------------------------------------
 
 
@@ -461,8 +490,8 @@ def test_the_learned_scale_is_bounded():
 
 def test_updates_have_the_scale_that_the_head_says(space):
     rule = neuron()
-    rule.network.tensor_head.weight[6] = 0
-    rule.network.tensor_head.bias[6] = -0.7
+    rule.network.tensor_head.weight[-1] = 0
+    rule.network.tensor_head.bias[-1] = -0.7
     history, _ = run(rule, space, tensors(space, 0), [tensors(space, 1)] * 2, clocks(2))
     for u in history[-1].values():
         torch.testing.assert_close(u.square().mean().sqrt(), bounded_scale(torch.tensor(-0.7, dtype=torch.float64)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lopt.rules.neuron.combine import Plan
+from lopt.rules.native import enabled
 from lopt.rules.neuron.kernels import cpu, gpu, native
 from lopt.rules.neuron.layout import Layout
 from lopt.rules.neuron.passes import Memory
@@ -31,7 +31,7 @@ def memory_of(
     orthogonal: bool,
 ) -> Passes:
     """Kernels where they can take the step and LOPT_KERNELS is not 0, else PyTorch's operators."""
-    if not orthogonal and _enabled():
+    if not orthogonal and enabled():
         if cpu.suits(layout, params, grads, state):
             return cpu.NativeMemory(layout, params, grads, state)
         if gpu.suits(layout, params, grads, state):
@@ -41,11 +41,7 @@ def memory_of(
 
 def kernels_here() -> str:
     """Which kernels this machine has, in words."""
-    found = ["C++"] if _enabled() and native.library() is not None else []
-    if _enabled() and torch.cuda.is_available() and gpu.kernels(torch.device("cuda")) is not None:
+    found = ["C++"] if enabled() and native.library() is not None else []
+    if enabled() and torch.cuda.is_available() and gpu.kernels(torch.device("cuda")) is not None:
         found.append("Triton")
     return ", ".join(found) or "none"
-
-
-def _enabled() -> bool:
-    return os.environ.get("LOPT_KERNELS", "1") != "0"

@@ -15,8 +15,8 @@
 
 namespace {
 
-constexpr int kMoments = 7, kRows = 7, kColumns = 2;
-enum { GG, MM, WW, V, GM, MS, SW };
+constexpr int kMoments = 8, kRows = 8;
+enum { GG, MM, WW, V, GM, MS, SW, M };
 
 struct Part {
     int64_t tensor;
@@ -71,10 +71,10 @@ void advance_row(const T* __restrict g, float* __restrict m, float* __restrict s
                  const T* __restrict w, const float* gains, int64_t n, float* const* columns, float* totals) {
     float *__restrict c0 = columns[0], *__restrict c1 = columns[1], *__restrict c2 = columns[2],
           *__restrict c3 = columns[3], *__restrict c4 = columns[4], *__restrict c5 = columns[5],
-          *__restrict c6 = columns[6];
+          *__restrict c6 = columns[6], *__restrict c7 = columns[7];
     const float gain_m = gains[0], gain_s = gains[1], gain_v = gains[2];
-    float gg = 0, mm = 0, ww = 0, vs = 0, gm = 0, ms = 0, sw = 0;
-#pragma omp simd reduction(+ : gg, mm, ww, vs, gm, ms, sw)
+    float gg = 0, mm = 0, ww = 0, vs = 0, gm = 0, ms = 0, sw = 0, mean = 0;
+#pragma omp simd reduction(+ : gg, mm, ww, vs, gm, ms, sw, mean)
     for (int64_t i = 0; i < n; ++i) {
         const float x = load(g[i]), y = load(w[i]), square = x * x;
         const float a = m[i] + gain_m * (x - m[i]), b = s[i] + gain_s * (x - s[i]);
@@ -87,9 +87,10 @@ void advance_row(const T* __restrict g, float* __restrict m, float* __restrict s
         gm += x * a, c4[i] += x * a;
         ms += a * b, c5[i] += a * b;
         sw += b * y, c6[i] += b * y;
+        mean += a, c7[i] += a;
     }
     totals[GG] = gg, totals[MM] = mm, totals[WW] = ww, totals[V] = vs;
-    totals[GM] = gm, totals[MS] = ms, totals[SW] = sw;
+    totals[GM] = gm, totals[MS] = ms, totals[SW] = sw, totals[M] = mean;
 }
 
 template <class T>
@@ -112,14 +113,16 @@ void advance_part(const Part& p, const Pointers& to, const float* gains, float* 
 template <class T>
 float combine_row(const T* __restrict g, const float* __restrict m, const float* __restrict s,
                   const float* __restrict v, const T* __restrict w, const float* a, float floor,
-                  const float* __restrict c, const float* __restrict b, int64_t n, float* __restrict out) {
-    const float of_g = a[0], of_m = a[1], of_s = a[2], of_w = a[3], plain = a[4], factored = a[5], k = a[6];
+                  const float* __restrict c, const float* __restrict b, const float* __restrict d, int64_t n,
+                  float* __restrict out) {
+    const float of_g = a[0], of_m = a[1], of_s = a[2], of_w = a[3], plain = a[4], factored = a[5], k = a[6],
+                shift = a[7];
     float squares = 0;
 #pragma omp simd reduction(+ : squares)
     for (int64_t i = 0; i < n; ++i) {
         const float q = 1.0f / std::sqrt(v[i] * k + floor);
         const float u = b[i] * ((of_g * load(g[i]) + of_m * m[i] + of_s * s[i]) * q + of_w * load(w[i]) +
-                                (plain + factored * c[i]) * m[i]);
+                                (plain + factored * c[i]) * m[i] + shift) + d[i];
         out[i] = u;
         squares += u * u;
     }
@@ -139,7 +142,7 @@ double combine_part(const Part& p, const Pointers& to, const float* rows, int64_
         float a[kRows];
         for (int k = 0; k < kRows; ++k) a[k] = rows[k * n_rows + p.row + r];
         const float* c = columns + p.column + r / p.rows * n;
-        squares += combine_row(g, m, s, v, w, a, floor, c, c + n_columns, n, to_out);
+        squares += combine_row(g, m, s, v, w, a, floor, c, c + n_columns, c + 2 * n_columns, n, to_out);
     }
     return squares;
 }

@@ -59,6 +59,7 @@ def advance(
         gm = tl.zeros((ROWS,), tl.float32)
         ms = tl.zeros((ROWS,), tl.float32)
         sw = tl.zeros((ROWS,), tl.float32)
+        mean = tl.zeros((ROWS,), tl.float32)
         for start in range(0, n, BLOCK):
             c = start + tl.arange(0, BLOCK)
             there = (r < n_rows)[:, None] & (c < n)[None, :]
@@ -82,6 +83,7 @@ def advance(
             tl.store(own + 4 * n, tl.sum(g * m, 0), mask=inside)
             tl.store(own + 5 * n, tl.sum(m * s, 0), mask=inside)
             tl.store(own + 6 * n, tl.sum(s * w, 0), mask=inside)
+            tl.store(own + 7 * n, tl.sum(m, 0), mask=inside)
             gg += tl.sum(g * g, 1)
             mm += tl.sum(m * m, 1)
             ww += tl.sum(w * w, 1)
@@ -89,6 +91,7 @@ def advance(
             gm += tl.sum(g * m, 1)
             ms += tl.sum(m * s, 1)
             sw += tl.sum(s * w, 1)
+            mean += tl.sum(m, 1)
         to = sums + row + r
         tl.store(to, gg, mask=r < n_rows)
         tl.store(to + n_entries, mm, mask=r < n_rows)
@@ -97,6 +100,7 @@ def advance(
         tl.store(to + 4 * n_entries, gm, mask=r < n_rows)
         tl.store(to + 5 * n_entries, ms, mask=r < n_rows)
         tl.store(to + 6 * n_entries, sw, mask=r < n_rows)
+        tl.store(to + 7 * n_entries, mean, mask=r < n_rows)
 
 
 @triton.jit
@@ -124,7 +128,7 @@ def combine(
     n_tensors,
     rows,  # [ROWS of combine.py, E_r]
     n_rows_in_all,
-    columns,  # [2, E_c]
+    columns,  # [COLUMNS of combine.py, E_c]
     n_columns,
     floor,
     out,
@@ -156,6 +160,7 @@ def combine(
         plain = tl.load(a + 4 * n_rows_in_all, mask=r < n_rows, other=0.0)[:, None]
         factored = tl.load(a + 5 * n_rows_in_all, mask=r < n_rows, other=0.0)[:, None]
         k = tl.load(a + 6 * n_rows_in_all, mask=r < n_rows, other=0.0)[:, None]
+        shift = tl.load(a + 7 * n_rows_in_all, mask=r < n_rows, other=0.0)[:, None]
         total = tl.zeros((ROWS,), tl.float32)
         for start in range(0, n, BLOCK):
             c = start + tl.arange(0, BLOCK)
@@ -163,13 +168,14 @@ def combine(
             at = r[:, None] * n + c[None, :]
             over = tl.load(columns + column + c, mask=c < n, other=0.0)[None, :]
             by = tl.load(columns + n_columns + column + c, mask=c < n, other=0.0)[None, :]
+            plus = tl.load(columns + 2 * n_columns + column + c, mask=c < n, other=0.0)[None, :]
             g = tl.load(g_at + at, mask=there, other=0.0).to(tl.float32)
             w = tl.load(w_at + at, mask=there, other=0.0).to(tl.float32)
             m = tl.load(m_at + at, mask=there, other=0.0)
             s = tl.load(s_at + at, mask=there, other=0.0)
             v = tl.load(v_at + at, mask=there, other=0.0)
             q = 1.0 / tl.sqrt(v * k + floor)
-            u = by * ((of_g * g + of_m * m + of_s * s) * q + of_w * w + (plain + factored * over) * m)
+            u = by * ((of_g * g + of_m * m + of_s * s) * q + of_w * w + (plain + factored * over) * m + shift) + plus
             tl.store(out + to + at, u, mask=there)
             total += tl.sum(tl.where(there, u * u, 0.0), 1)
         tl.store(squares + tl.program_id(0), tl.sum(total, 0))
