@@ -78,5 +78,5 @@ class QuadraticTask(Task):
         return torch.zeros_like(self.curvature)
 
     def _normal(self, generator: torch.Generator) -> Tensor:
-        z = torch.randn(len(self.curvature), generator=generator, dtype=torch.float64)
+        z = torch.randn(len(self.curvature), generator=generator, device=generator.device, dtype=torch.float64)
         return z.to(self.curvature)

@@ -26,7 +26,7 @@ from benchmark.runs import runs
 from benchmark.sources import Configured, Given
 from benchmark.step_cost import step_costs
 from lopt.errors import InvalidInput
-from lopt.rules import SGDM, PerParameter
+from lopt.rules import SGDM, Neuron, PerParameter
 from tasks.task import Task
 
 MakeTask = Callable[..., Task]
@@ -64,6 +64,18 @@ def test_runs_made_one_by_one_equal_a_population(make_task: MakeTask) -> None:
     assert alone["test"].shape == (4, 2, 3)
     for name in ("train", "test"):
         assert alone[name] == pytest.approx(together[name], rel=1e-4)
+
+
+def test_a_rule_is_told_how_many_steps_there_are(make_task: MakeTask) -> None:
+    torch.manual_seed(0)
+    fitted = Neuron()
+    for p in fitted.network.tensor_head.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    for rule, same in ((fitted, False), (Neuron(), True)):
+        contender = Contender("Neuron", rule, (1e-3,))
+        short, long = (runs(contender, make_task(), [(("lr", 1e-3),)], (0,), (0, 4, end), ("test",)) for end in (8, 80))
+        np.testing.assert_allclose(short["test"][..., 0], long["test"][..., 0])
+        assert np.allclose(short["test"][..., 1], long["test"][..., 1], rtol=1e-6) is same
 
 
 def test_schedule_free_optimizers_are_judged_in_their_evaluation_mode(make_task: MakeTask) -> None:
