@@ -8,7 +8,13 @@ module.py        the outer loop under Lightning; ranks.py what its processes tel
 keep.py          checkpoints and signals; record.py, plots.py, progress.py: what a person sees
 cli.py           how a command starts; __main__.py this one
 keys.py, memory.py, saving.py    random numbers by name; the allocator; files that appear whole
+
+Importing this package loads neither Lightning nor Hydra, which takes seconds: `MetaTraining` is looked up when it is
+asked for, and the command's own modules are imported by it alone.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from meta_train.estimators import (
     PES,
@@ -23,10 +29,12 @@ from meta_train.estimators import (
     TruncatedES,
 )
 from meta_train.horizons import Fixed, Growing, Horizon, LogUniform
-from meta_train.module import MetaTraining
 from meta_train.objectives import FinalLoss, MeanLoss, Objective, ValidationLoss
 from meta_train.reference import AdamReference
 from meta_train.validation import MetaValidation
+
+if TYPE_CHECKING:
+    from meta_train.module import MetaTraining
 
 __all__ = [
     "PES",
@@ -51,3 +59,9 @@ __all__ = [
     "TruncatedES",
     "ValidationLoss",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "MetaTraining":
+        return import_module("meta_train.module").MetaTraining
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

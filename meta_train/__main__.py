@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
+import re
 import sys
 import time
 import warnings
@@ -32,8 +32,9 @@ from meta_train.keep import AtomicCheckpoints, KeepRun
 from meta_train.keys import generator
 from meta_train.memory import keep_freed_memory
 from meta_train.module import MetaTraining
+from meta_train.programs import keep_programs
 from meta_train.progress import MetaProgress
-from meta_train.ranks import WorkerLost
+from meta_train.ranks import WorkerLost, place_on_machine
 from meta_train.record import KeepRecord
 from meta_train.validation import MetaValidation
 from tasks.task import TaskFamily
@@ -53,12 +54,13 @@ def make_rule(config: DictConfig, family: TaskFamily, seed: int) -> UpdateRule:
 
 def train(config: DictConfig) -> int:
     keep_freed_memory()
+    keep_programs()
     out = Path(config.out)
     resumed = check(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if str(config.device) == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))  # each process on a GPU of its own
+        torch.cuda.set_device(place_on_machine())  # each process on a GPU of its own
     family: TaskFamily = hydra.utils.instantiate(config.family)
     module = make_module(config, family)
     card: dict[str, Any] = {"config": OmegaConf.to_container(config)}
@@ -81,12 +83,23 @@ def train(config: DictConfig) -> int:
 def make_module(config: DictConfig, family: TaskFamily) -> MetaTraining:
     estimator = hydra.utils.instantiate(config.estimator)
     rule = make_rule(config.rule, family, config.seed).to(dtype=getattr(torch, config.dtype), device=config.device)
+    choose(rule, config.fit)
     validation: MetaValidation | None = None
     if config.validation is not None:
         options = {} if config.validation.get("family") else {"family": family}
         validation = hydra.utils.instantiate(config.validation, **options)
     optimizer, scheduler = hydra.utils.instantiate(config.optimizer), hydra.utils.instantiate(config.scheduler)
     return MetaTraining(rule, family, estimator, optimizer, scheduler, config.clip, config.seed, validation)
+
+
+def choose(rule: UpdateRule, fit: str | None) -> None:
+    """Lets only the meta-parameters be fitted whose names match a regular expression; None: all."""
+    names = [name for name, _ in rule.named_parameters()]
+    chosen = [name for name in names if fit is None or re.search(fit, name)]
+    if not chosen:
+        raise InvalidInput(f"fit: no meta-parameter matches {fit!r}. There are: {', '.join(names)}")
+    for name, p in rule.named_parameters():
+        p.requires_grad_(name in chosen)
 
 
 def finish(

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import IterableDataset
@@ -34,7 +35,7 @@ class MetaTraining(L.LightningModule):
     the same as one process would find with all pairs.
 
     Args:
-        rule: the update rule; its parameters are trained in place.
+        rule: the update rule; those of its parameters that require a gradient are trained in place.
         family: where tasks come from.
         estimator: of the meta-gradient.
         optimizer: from parameters to the outer optimizer.
@@ -69,8 +70,13 @@ class MetaTraining(L.LightningModule):
     def setup(self, stage: str) -> None:
         self.particles = self.estimator.start(self.rule, self.family, self.seed, Share(*world()))
 
+    @property
+    def fitted(self) -> dict[str, nn.Parameter]:
+        """The part of θ that is fitted: all that requires a gradient."""
+        return {name: p for name, p in self.rule.named_parameters() if p.requires_grad}
+
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.rule.parameters())
+        optimizer = self.make_optimizer(list(self.fitted.values()))
         if self.make_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
@@ -80,13 +86,13 @@ class MetaTraining(L.LightningModule):
 
     def training_step(self, batch: int, batch_index: int) -> None:
         assert self.particles is not None
-        theta = {name: p.detach() for name, p in self.rule.named_parameters()}
+        theta = {name: p.detach() for name, p in self.fitted.items()}
         estimate = self.estimator.estimate(self.rule, theta, self.family, self.particles, self.seed)
         shared = {f"gradient.{k}": g for k, g in estimate.gradient.items()} | estimate.metrics
         shared = mean_over_ranks(shared)
-        for name, p in self.rule.named_parameters():
+        for name, p in self.fitted.items():
             p.grad = shared.pop(f"gradient.{name}").to(p)
-        norm = torch.nn.utils.clip_grad_norm_(self.rule.parameters(), self.clip, error_if_nonfinite=True)
+        norm = torch.nn.utils.clip_grad_norm_(self.fitted.values(), self.clip, error_if_nonfinite=True)
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         optimizer.step()

@@ -7,16 +7,23 @@ was written, and a warning says so once: slower, with the same values.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils import _pytree as pytree
 
+OPTIONS = {"size_asserts": False}  # of Inductor: shapes and strides are checked here, not at each operator
 KEPT = 64  # programs; the one that was not used for longest makes place for a new one
 
 _programs: OrderedDict[Hashable, Callable] = OrderedDict()
@@ -25,6 +32,15 @@ _broken: list[str] = []
 
 class CompilerWarning(UserWarning):
     """The step runs uncompiled."""
+
+
+def keep_programs() -> None:
+    """Keeps what is compiled in $LOPT_CACHE, where the next run finds it, unless TORCHINDUCTOR_CACHE_DIR is set.
+
+    Inductor's own place is a folder for temporary files.
+    """
+    cache = Path(os.environ.get("LOPT_CACHE") or "~/.cache/lopt").expanduser()
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
 
 
 def program(step: Callable, kind: Hashable, example: tuple[Any, ...]) -> Callable:
@@ -70,17 +86,23 @@ def _compile(step: Callable, leaves: list[Any], spec: pytree.TreeSpec) -> Callab
             filled[place] = x
         out, out_spec = pytree.tree_flatten(step(*pytree.tree_unflatten(filled, spec)))
         outputs.append(out_spec)
-        return out
+        return [x.contiguous() for x in out]  # as the next step wants them
 
-    given = [leaves[place] for place in tensors]
+    given = [leaves[place].contiguous() for place in tensors]
+    on_gpu = any(x.is_cuda for x in given)
     with torch.no_grad():
-        graph = make_fx(flat)(*given)
-        on_gpu = any(x.is_cuda for x in given)
-        fast = torch.compile(graph, dynamic=False, mode="reduce-overhead" if on_gpu else None)
-        fast(*given)  # compiles now, so that a missing compiler shows here
+        flat(*given)  # what a rule works out once for a weight space is then a constant of the graph
+        graph = trace(flat, given)
+        if on_gpu:
+            fast: Any = torch.compile(graph, dynamic=False, mode="reduce-overhead")
+            fast(*given)  # compiles now, so that a missing compiler shows here
+        else:
+            # Inductor keeps what it made on disk only if the trace could have had symbolic shapes.
+            with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):
+                fast = torch._inductor.compile(graph, given, options=OPTIONS)
 
     def run(*arguments: Any) -> Any:
-        now = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor)]
+        now = [leaf.contiguous() for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor)]
         with torch.no_grad():
             out = fast(*now)
             if on_gpu:  # the outputs of a CUDA graph live until its next run, which is the next step
@@ -88,3 +110,20 @@ def _compile(step: Callable, leaves: list[Any], spec: pytree.TreeSpec) -> Callab
         return pytree.tree_unflatten(out, outputs[0])
 
     return run
+
+
+def trace(flat: Callable, given: Sequence[Tensor]) -> GraphModule:
+    """The operators that `flat` runs on these tensors."""
+    return make_fx(flat, decomposition_table={torch.ops.aten.bmm.default: _product})(*given)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """left (P, m, k) @ right (P, k, n). A matrix that all particles share makes one product of P small ones."""
+    count, m, k = left.shape
+    n = right.shape[2]
+    if count > 1 and left.stride(0) == 0:
+        columns = right.transpose(0, 1).reshape(k, count * n)
+        return (left[0] @ columns).view(m, count, n).transpose(0, 1)
+    if count > 1 and right.stride(0) == 0:
+        return (left.reshape(count * m, k) @ right[0]).view(count, m, n)
+    return NotImplemented

@@ -6,6 +6,7 @@ becomes a `WorkerLost`: words, and an end instead of a wait.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -25,6 +26,11 @@ def world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+def place_on_machine() -> int:
+    """This process's number on its machine, as torchrun, Lightning or SLURM names it before any message is sent."""
+    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
 
 
 def mean_over_ranks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -65,6 +65,8 @@ def test_the_wheel_holds_lopt_alone(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     shipped = {name for name in names if ".dist-info/" not in name}
-    wanted = [f for f in (ROOT / "lopt").rglob("*") if f.is_file() and f.suffix in (".py", ".safetensors")]
+    wanted = [
+        f for f in (ROOT / "lopt").rglob("*") if f.is_file() and f.suffix in (".py", ".safetensors", ".cpp", ".h")
+    ]
     assert shipped >= {f.relative_to(ROOT).as_posix() for f in wanted}
     assert {name.split("/")[0] for name in shipped} == {"lopt"}

@@ -29,7 +29,7 @@ from lopt.optimizer.gathering import (
     without_autocast,
 )
 from lopt.optimizer.nonfinite import admit
-from lopt.optimizer.options import OPTIONS, check_options, find_rule
+from lopt.optimizer.options import DEFAULT_RULE, OPTIONS, check_options, find_rule
 from lopt.optimizer.parameters import exchange, flatten, match
 from lopt.optimizer.saved_state import Held, hold, release
 from lopt.optimizer.writing import Targets, write, write_where
@@ -48,9 +48,9 @@ class LearnedOptimizer(Optimizer):
         params: tensors, `named_parameters()`, or param groups; a group may have its own lr, weight_decay and maximize.
         lr: learning rate, a number or a tensor of one element; the default is the rule's own, at which it was
             meta-trained.
-        rule: an `UpdateRule`, the path of a .safetensors file, or the name of a packaged one (there is none yet that
-            beats Adam on tasks it was not meta-trained on, so there is no default). Nothing is downloaded; for a rule
-            on the hub pass `lopt.load_rule("hub:owner/repository")`.
+        rule: an `UpdateRule`, the path of a .safetensors file, or the name of a packaged one (`lopt.packaged_rules()`);
+            by default "neuron-1", a meta-trained `lopt.rules.Neuron`, whose card is `lopt.read_card("neuron-1")`.
+            Nothing is downloaded; for a rule on the hub pass `lopt.load_rule("hub:owner/repository")`.
         weight_decay: λ, decoupled.
         weight_space: the symmetry of the network. Without it, the rule's own if it has one, else every axis of every
             parameter is a group of its own. Parameters without names are matched in order; with names, a part of the
@@ -72,9 +72,8 @@ class LearnedOptimizer(Optimizer):
         InvalidInput (a ValueError): a negative or non-finite lr, weight_decay or total_steps; an unknown rule; a weight
             space with other names or shapes; complex parameters; parameters on several devices.
 
-    >>> import lopt
     >>> model = torch.nn.Linear(3, 2)
-    >>> optimizer = LearnedOptimizer(model.parameters(), rule=lopt.rules.Adam(), lr=1e-2)
+    >>> optimizer = LearnedOptimizer(model.parameters(), total_steps=1)
     >>> model(torch.ones(4, 3)).square().mean().backward()
     >>> optimizer.step()
     """
@@ -84,7 +83,7 @@ class LearnedOptimizer(Optimizer):
         params: Params,
         lr: float | Tensor | None = None,
         *,
-        rule: UpdateRule | str | os.PathLike[str],
+        rule: UpdateRule | str | os.PathLike[str] = DEFAULT_RULE,
         weight_decay: float = 0.0,
         weight_space: WeightSpace | None = None,
         total_steps: int | None = None,

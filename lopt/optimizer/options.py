@@ -13,6 +13,8 @@ from lopt.checkpoint import load_rule
 from lopt.errors import InvalidInput
 from lopt.rules.rule import UpdateRule
 
+DEFAULT_RULE = "neuron-1"  # packaged, and meta-trained
+
 # What a param group holds besides its parameters and lr; also what a state of an older version is completed with.
 OPTIONS: dict[str, Any] = {
     "weight_decay": 0.0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -11,9 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lopt.errors import InvalidInput
+from lopt.rules.foreach import count_, entries, moving_average_, moving_square_
 from lopt.rules.moments import accumulator, debias, logit, moving_average
-from lopt.rules.rule import Clock, State, Tensors, UpdateRule
+from lopt.rules.rule import Clock, State, Tensors, UpdateRule, Updates
+from lopt.rules.sharded import is_distributed
 from lopt.weight_space import WeightSpace
+
+_torch: Any = torch  # the foreach operators have no public names
 
 
 class Adam(UpdateRule):
@@ -81,6 +85,32 @@ class Adam(UpdateRule):
             updates[name] = scale / debias(step, log_b1) * m / (root + eps)
             following[name] = {"step": step, "momentum": m, "second_moment": v}
         return updates, State(following, state.scalars)
+
+    @torch.no_grad()
+    def updates_(
+        self,
+        space: WeightSpace,
+        params: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        state: State,
+        clock: Clock,
+    ) -> Iterator[Updates]:
+        if any(map(is_distributed, params.values())):
+            yield from super().updates_(space, params, grads, state, clock)
+            return
+        (_, gain1, log_b1), (b2, gain2, log_b2) = map(_decay, (self.beta1_logit, self.beta2_logit))
+        steps = torch.stack(count_(state, grads)).to(log_b1.dtype)
+        m, v = (entries(state, grads, key) for key in ("momentum", "second_moment"))
+        g = [x if x.dtype == old.dtype else x.to(old.dtype) for x, old in zip(grads.values(), m, strict=True)]
+        moving_average_(m, g, gain1)
+        moving_square_(v, g, b2, gain2)
+        root_debias = debias(steps, log_b2).sqrt()  # of all tensors at once, [T]
+        directions = _torch._foreach_sqrt(v)
+        _torch._foreach_add_(directions, (self.log_eps.exp() * root_debias).unbind(0))
+        _torch._foreach_reciprocal_(directions)
+        _torch._foreach_mul_(directions, m)
+        factors = self.log_scale.exp() * root_debias / debias(steps, log_b1)
+        yield Updates(list(grads), directions, factors.unbind(0))
 
 
 def _decay(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

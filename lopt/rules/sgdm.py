@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from lopt.rules.foreach import count_, entries
 from lopt.rules.moments import accumulator, logit, moving_average
-from lopt.rules.rule import Clock, State, Tensors, UpdateRule
+from lopt.rules.rule import Clock, State, Tensors, UpdateRule, Updates
+from lopt.rules.sharded import is_distributed
 from lopt.weight_space import WeightSpace
+
+_torch: Any = torch  # the foreach operators have no public names
 
 
 class SGDM(UpdateRule):
@@ -63,3 +67,21 @@ class SGDM(UpdateRule):
             updates[name] = scale * momentum
             following[name] = {"step": old["step"] + 1, "momentum": momentum}
         return updates, State(following, state.scalars)
+
+    @torch.no_grad()
+    def updates_(
+        self,
+        space: WeightSpace,
+        params: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        state: State,
+        clock: Clock,
+    ) -> Iterator[Updates]:
+        if any(map(is_distributed, params.values())):
+            yield from super().updates_(space, params, grads, state, clock)
+            return
+        count_(state, grads)
+        momenta = entries(state, grads, "momentum")
+        _torch._foreach_mul_(momenta, torch.sigmoid(self.momentum_logit))
+        _torch._foreach_add_(momenta, list(grads.values()))
+        yield Updates(list(grads), momenta, [self.log_scale.exp()] * len(momenta))

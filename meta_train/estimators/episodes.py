@@ -167,7 +167,11 @@ class Episodes:
             member,
             tasks,
             population,
-            {k: torch.zeros(count, *p.shape, dtype=p.dtype, device=device) for k, p in rule.named_parameters()},
+            {
+                k: torch.zeros(count, *p.shape, dtype=p.dtype, device=device)
+                for k, p in rule.named_parameters()
+                if p.requires_grad
+            },
             torch.full((count,), torch.nan, device=device),
             torch.zeros(count, dtype=torch.int64),
             torch.zeros(count, dtype=torch.int64),

@@ -13,8 +13,9 @@ from torch.multiprocessing.spawn import start_processes
 
 from lopt import load_rule
 from meta_train.cli import CONFIGS
-from meta_train.ranks import WorkerLost, any_rank, joined, mean_over_ranks
+from meta_train.ranks import WorkerLost, any_rank, joined, mean_over_ranks, place_on_machine
 from meta_train.record import read_log
+from tests.meta_train.forked import Forked
 
 ROOT = CONFIGS.parent
 TINY = ["family=quadratic", "rule=per_parameter", "estimator.pairs=2", "estimator.truncation=3", "estimator.horizon=6"]
@@ -39,7 +40,7 @@ def theta(path):
 def test_two_processes_find_the_theta_of_one(tmp_path):
     """Half of the steps with torchrun; the rest with Lightning's own launcher, from the first half's checkpoint."""
     command = ["-m", "meta_train", *TINY, "name=tiny"]
-    alone = launch([sys.executable, *command, f"out={tmp_path / 'one'}", "steps=4"])
+    alone = Forked(tmp_path / "printed", *command[2:], f"out={tmp_path / 'one'}", "steps=4")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     both = [*command, f"out={tmp_path / 'two'}", "trainer.devices=2"]
     first = launch([*torchrun, *both, "trainer.strategy=ddp", "steps=2"])
@@ -107,6 +108,18 @@ def test_what_processes_tell_each_other(tmp_path):
     mean, wish, parts = torch.load(tmp_path / "results", weights_only=True)
     assert mean["a"].tolist() == [1.5, 2.5] and float(mean["b"]) == 2.0 and wish
     assert parts[0]["pairs"].tolist() == [0, 1, 2, 3] and int(parts[0]["iteration"]) == 7
+
+
+@pytest.mark.parametrize(
+    ("told", "place"),
+    [({}, 0), ({"LOCAL_RANK": "3"}, 3), ({"SLURM_LOCALID": "2"}, 2), ({"LOCAL_RANK": "0", "SLURM_LOCALID": "2"}, 0)],
+)
+def test_each_process_knows_its_place_before_any_message(monkeypatch, told, place):
+    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert place_on_machine() == place
 
 
 def test_alone_nothing_is_said():

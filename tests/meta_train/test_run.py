@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ from meta_train.__main__ import train
 from meta_train.cli import CONFIGS, check_choices
 from meta_train.keep import KeepRun
 from meta_train.record import read_log
+from tests.meta_train.forked import Forked
 
 ROOT = CONFIGS.parent
 TINY = ["family=quadratic", "rule=per_parameter", "estimator.pairs=2", "estimator.truncation=3", "estimator.horizon=6"]
@@ -34,14 +34,6 @@ def run(tmp_path, *overrides):
 
 def theta(path):
     return torch.cat([p.detach().flatten() for p in load_rule(path).parameters()])
-
-
-def command(*overrides, **kwargs):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "meta_train", *overrides]
-    return subprocess.Popen(
-        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs
-    )
 
 
 def test_a_run_leaves_rule_card_log_plot_and_configuration(tmp_path):
@@ -78,6 +70,23 @@ def test_a_dtype_given_once_reaches_everything(tmp_path, dtype):
     assert weights.dtype == getattr(torch, dtype)
 
 
+def test_a_part_of_a_fitted_rule_can_be_fitted(tmp_path):
+    """It goes on from the θ of a file; what does not match `fit` stays, bit for bit, also through a resume."""
+    _, first = run(tmp_path / "first", "steps=2")
+    words = ["rule=fitted", f"rule.source={first / 'rule.safetensors'}", "fit=update"]
+    names = [name for name, _ in load_rule(first / "rule.safetensors").named_parameters()]
+    chosen = [name for name in names if name.startswith("update")]
+    assert chosen and len(chosen) < len(names)
+    _, whole = run(tmp_path / "whole", *words, "steps=4")
+    _, half = run(tmp_path / "half", *words, "steps=2")
+    _, rest = run(tmp_path / "rest", *words, "steps=4", f"ckpt_path={half / 'last.ckpt'}")
+    before, after, again = (load_rule(path / "rule.safetensors").state_dict() for path in (first, whole, rest))
+    assert [name for name in names if not torch.equal(before[name], after[name])] == chosen
+    assert all(torch.equal(after[name], again[name]) for name in names)
+    with pytest.raises(InvalidInput, match=r"fit: no meta-parameter matches 'nothing'\. There are: .*update.a"):
+        run(tmp_path / "none", "fit=nothing")
+
+
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
     _, whole = run(tmp_path / "whole", "steps=6")
     _, half = run(tmp_path / "half", "steps=3")
@@ -88,10 +97,10 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
 
 def test_ctrl_c_leaves_a_checkpoint_that_resumes(tmp_path):
     out = tmp_path / "run"
-    process = command(*TINY, f"out={out}", "steps=100000")
+    process = Forked(tmp_path, *TINY, f"out={out}", "steps=100000")
     log = out / "log.jsonl"
     deadline = time.monotonic() + 600
-    while not (log.exists() and log.read_text()) and process.poll() is None and time.monotonic() < deadline:
+    while not (log.exists() and log.read_text()) and process.returncode is None and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=600)
@@ -107,13 +116,14 @@ def test_ctrl_c_leaves_a_checkpoint_that_resumes(tmp_path):
 def test_a_killed_run_loses_no_more_than_the_interval(tmp_path):
     """kill -9 at any moment: what was saved is whole, and from it the run comes to the same θ, bit for bit."""
     out = tmp_path / "run"
-    process = command(*TINY, f"out={out}", "name=tiny", "steps=100000", "checkpoint_minutes=1e-9")  # at every step
+    words = ["name=tiny", "steps=100000", "checkpoint_minutes=1e-9"]  # at every step
+    process = Forked(tmp_path, *TINY, f"out={out}", *words)
     deadline = time.monotonic() + 600
     log = out / "log.jsonl"
-    while not (log.exists() and log.read_text().count("\n") > 5) and process.poll() is None:
+    while not (log.exists() and log.read_text().count("\n") > 5) and process.returncode is None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.kill()
+    process.send_signal(signal.SIGKILL)
     process.communicate(timeout=600)
     done = torch.load(out / "last.ckpt", weights_only=True)["global_step"]
     assert done >= 5
@@ -232,18 +242,20 @@ def test_unknown_names_come_with_near_matches(override):
 
 
 def test_errors_are_printed_without_a_traceback(tmp_path):
-    process = command("rule=functionl", f"out={tmp_path}")
-    stdout, stderr = process.communicate(timeout=600)
-    assert process.returncode == 2
-    assert stderr.strip() == (
+    """As it is typed; the other tests of the command run it in a fork, without its imports."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "meta_train", "rule=functionl", f"out={tmp_path}"]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 2
+    assert done.stderr.strip() == (
         "error: unknown rule 'functionl'; did you mean 'functional'? "
         "Known: adam, functional, neuron, per_parameter, sgdm"
     )
 
 
 def test_constructor_errors_are_printed_without_a_traceback(tmp_path):
-    process = command("estimator.horizon=20", f"out={tmp_path}")
-    stdout, stderr = process.communicate(timeout=600)
+    process = Forked(tmp_path / "printed", "estimator.horizon=20", f"out={tmp_path / 'run'}")
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == 2
     assert stderr.startswith("error: estimator.horizon: 20") and "Traceback" not in stderr
-    assert list(Path(tmp_path).iterdir()) == []
+    assert list((tmp_path / "run").iterdir()) == []

@@ -14,6 +14,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch.func import grad_and_value, vmap
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 import tasks
@@ -255,6 +256,33 @@ def test_cuda_gives_what_the_cpu_gives(name: str) -> None:
     assert devices == {"cuda"}
     expected = here.loss(params, here.gather("train", drawn))
     torch.testing.assert_close(there.loss(moved, there.gather("train", drawn_there)).cpu(), expected)
+
+
+class _Drawing(TorchFunctionMode):
+    """Notes what draws from a generator without being told the generator's device: on CUDA that is refused."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.generator = generator
+        self.homeless: list[str] = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        given = kwargs or {}
+        made_from = any(isinstance(x, torch.Tensor) for x in args)  # such as torch.multinomial(weights, ...)
+        ours = given.get("generator") is self.generator
+        if ours and not made_from and given.get("device") != self.generator.device:
+            self.homeless.append(function.__name__)
+        return function(*args, **given)
+
+
+@every_family
+def test_what_is_drawn_is_drawn_where_the_generator_is(name: str) -> None:
+    generator = seeded(0)
+    with _Drawing(generator) as seen:
+        task = family(name).member(generator).sample(generator)
+        task.init(generator)
+        task.draw("train", generator)
+    assert seen.homeless == []
 
 
 # --- the data behind them --------------------------------------------------------------------------------------------

@@ -55,7 +55,13 @@ def brought_to(scales: Tensor, mean_squares: Tensor) -> Tensor:
 
 
 def make_plan(
-    layout: Layout, moments: Moments, heads: Heads, log_debiases: Tensor, eps: float, orthogonalise: bool
+    layout: Layout,
+    moments: Moments,
+    heads: Heads,
+    log_debiases: Tensor,
+    log_rest: Tensor,
+    eps: float,
+    orthogonalise: bool,
 ) -> Plan:
     r"""Directions are measured so that a coefficient of 1 gives about the RMS of the base direction, ρ.
 
@@ -64,7 +70,8 @@ def make_plan(
        k = 1 / (d_v \bar v),\; a_i = h_r \bar m_i / v_i^{1/2},\; d_j = h_c \bar m_j / v_j^{1/2} $$
 
     with d = 1 - decay^t, ρ² the mean of m² over that of v, and r_i c_j = (v_i v_j / v)^{-1/2} from row, column and
-    tensor means of v.
+    tensor means of v. The scale is that of h_0 + h_d log(1 - t / T), where the horizon T is known: it can fall as a
+    power of what is left.
     """
     _, log_m, log_w, log_v = moments.logs[:, layout.n_entries :].unbind(0)
     dm, ds, dv = log_debiases.unbind(0)
@@ -72,7 +79,7 @@ def make_plan(
     base = torch.where(layout.static[:, -1] > 0, size, -dm - root) if orthogonalise else -dm - root
     known = moments.means[MM, layout.n_entries :] * torch.exp(-log_m)  # 1; where there never was a gradient, 0
     units = torch.stack([size - root, base, -ds - root, size - 0.5 * log_w, -dm - root, -dm, -log_v - dv]).exp()
-    h, (centre_rows, centre_columns, scale) = heads.coefficients[:6], heads.coefficients[6:].unbind(0)
+    h, (centre_rows, centre_columns, scale, anneal) = heads.coefficients[:6], heads.coefficients[6:].unbind(0)
     h = torch.cat([h[:1], 1 + h[1:2], h[2:3], h[3:4] * known, h[4:]])
     constants = torch.cat([units[:6] * h, units[6:], centre_rows[None]])
     corrections, half = _corrections(layout, heads.corrections).exp(), -0.5 * LOG_UNIT * moments.features[1]
@@ -85,7 +92,8 @@ def make_plan(
         [rows[:5] * row, rows[5:6] * (row * half[:n_rows].exp()), rows[6:7], rows[7:] * (row * centres[:n_rows])]
     )
     shift = column * centres[n_rows:] * centre_columns.index_select(0, layout.tensor[n_rows:n_entries])
-    return Plan(rows, torch.stack([roots[n_rows:], column, shift]), bounded_scale(scale), eps**2)
+    scales = bounded_scale(scale + anneal * log_rest)
+    return Plan(rows, torch.stack([roots[n_rows:], column, shift]), scales, eps**2)
 
 
 def _corrections(layout: Layout, corrections: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from lopt.rules.neuron.form import ROLES
 from lopt.rules.neuron.layout import Layout
 from lopt.rules.neuron.tokens import FEATURES, GLOBAL_FEATURES, TENSOR_FEATURES
 
-COEFFICIENTS = 9  # of a tensor: see combine.py
+COEFFICIENTS = 10  # of a tensor: see combine.py
 _R = len(ROLES)
 
 

@@ -17,7 +17,14 @@ from lopt.rules.neuron.layout import Layout, layout_of
 from lopt.rules.neuron.network import TokenNetwork
 from lopt.rules.neuron.passes import KEYS
 from lopt.rules.neuron.pure import advance, combine, flatten, sums_of
-from lopt.rules.neuron.tokens import follow_loss, global_features, loss_features, moments_of, tensor_features
+from lopt.rules.neuron.tokens import (
+    follow_loss,
+    global_features,
+    log_rest,
+    loss_features,
+    moments_of,
+    tensor_features,
+)
 from lopt.rules.rule import Clock, State, Tensors, UpdateRule, Updates
 from lopt.rules.sharded import device_of, is_distributed
 from lopt.weight_space import WeightSpace
@@ -44,9 +51,9 @@ class Neuron(UpdateRule):
     ρ = RMS(m) / v̄^½ brings g and w to about the size of m / √v. The last two terms broadcast means over rows and
     columns, as the equivariant linear map of a matrix does: h_r = -1 centres the inputs of a layer. The coefficients h
     and σ belong to a tensor, the corrections r (of rows) and b (of columns), between 1/e and e, to a neuron on an axis
-    of one role. All come from a functional over tokens of neurons, tensors and the network (tokens.py, network.py); the
-    step, and the horizon and the loss if given, are among its inputs. Its last layers start at zero: h = 0,
-    r = b = σ = 1, which is Adam brought to RMS 1.
+    of one role. Where the horizon T is known, σ holds a learned power of 1 - t / T. All come from a functional over
+    tokens of neurons, tensors and the network (tokens.py, network.py); the step, and the horizon and the loss if given,
+    are among its inputs. Its last layers start at zero: h = 0, r = b = σ = 1, which is Adam brought to RMS 1.
 
     So lr is the RMS change of a weight in a step; σ lies between 1/1000 and 10. A tensor of one element moves by
     ± lr σ. Nothing depends on the scale of the loss, and nothing in θ on the shape or number of the tensors.
@@ -71,7 +78,7 @@ class Neuron(UpdateRule):
 
     >>> rule = Neuron()
     >>> sum(p.numel() for p in rule.parameters())
-    9757
+    9774
     """
 
     default_lr: ClassVar[float] = 1e-3
@@ -186,4 +193,5 @@ class Neuron(UpdateRule):
         tensors = tensor_features(layout, moments, loss_features(losses, clock.loss))
         entries = moments.features[:, : layout.n_entries].t()
         heads = self.network(layout, entries, tensors, global_features(layout, clock))
-        return make_plan(layout, moments, heads, debiases, self._eps, self._orthogonalise)
+        rest = log_rest(layout, clock)
+        return make_plan(layout, moments, heads, debiases, rest, self._eps, self._orthogonalise)

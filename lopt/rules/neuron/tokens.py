@@ -86,6 +86,15 @@ def global_features(layout: Layout, clock: Clock) -> Tensor:
     return torch.cat([time_features(step, layout.timescales), step.log1p().unsqueeze(0) / 10, rest])
 
 
+def log_rest(layout: Layout, clock: Clock) -> Tensor:
+    """log(1 - t / T): of what is left of the horizon, from the last step on that of one step; 0 if it is not known."""
+    step = clock.step.to(layout.dtype)
+    if clock.horizon is None:
+        return torch.zeros_like(step)
+    horizon = clock.horizon.to(layout.dtype)
+    return ((horizon - step).clamp(min=1) / horizon.clamp(min=1)).log()
+
+
 def follow_loss(layout: Layout, losses: Tensor, loss: Tensor | None) -> Tensor:
     """Advances what each tensor remembers of the loss [T, 4]: count, fast mean, slow mean, variance about it.
 

@@ -11,7 +11,7 @@ from lopt import LearnedOptimizer
 from tests.lopt.optimizer.common import LR, backward, build, state_of, weights
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _fresh_compiler():
     torch.compiler.reset()
     yield
@@ -19,6 +19,7 @@ def _fresh_compiler():
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("_fresh_compiler")
 @pytest.mark.parametrize("capturable", [False, True])
 def test_a_schedule_compiles_once_and_steps_alike(model, capturable):
     """Eleven rates, missing gradients on one step and a bad gradient on another."""

@@ -142,11 +142,11 @@ def test_the_formula():
     """Against the docstring's, weight by weight, with coefficients and corrections that do not depend on anything."""
     space, rule = WeightSpace({"w": "h:6, in=3, 2"}), neuron(None)
     params, gradients = tensors(space, 0), [tensors(space, s) for s in range(1, 4)]
-    h_g, h_m, h_s, h_w, h_1, h_f, h_r, h_c, head = given = [0.3, -0.4, 0.5, -0.2, 0.7, -0.6, 0.9, -0.8, 0.25]
+    h_g, h_m, h_s, h_w, h_1, h_f, h_r, h_c, head, h_d = given = [0.3, -0.4, 0.5, -0.2, 0.7, -0.6, 0.9, -0.8, 0.25, 1.5]
     row, column = 0.4, -0.3
     rule.network.tensor_head.bias.copy_(torch.tensor(given))
     rule.network.neuron_head.bias.copy_(torch.tensor([row, column, 5.0, 5.0]))
-    came, _ = run(rule, space, params, gradients, clocks(3), rate=0.0)
+    came, _ = run(rule, space, params, gradients, times := clocks(3), rate=0.0)
     w = params["w"].reshape(6, 6)
     m, s, v = (torch.zeros_like(w) for _ in range(3))
     for step, grads in enumerate(gradients, 1):
@@ -163,7 +163,10 @@ def test_the_formula():
                 u += h_f * mh[i, j] / (rows[0] * columns[0] / mean).sqrt() + h_r * rows[1] / rows[0].sqrt()
                 r, b = math.exp(math.tanh(row)), math.exp(math.tanh(column))
                 d[i, j] = r * b * u + b * h_c * columns[1] / columns[0].sqrt()
-        wanted = bounded_scale(torch.tensor(head, dtype=torch.float64)) * d / d.square().mean().sqrt()
+        left = 1 - (step - 1) / float(times[step - 1].horizon)
+        wanted = (
+            bounded_scale(torch.tensor(head + h_d * math.log(left), dtype=torch.float64)) * d / d.square().mean().sqrt()
+        )
         assert gap({"w": came[step - 1]["w"].reshape(6, 6)}, {"w": wanted}) < 1e-6  # guards of logarithms: 1e-8
 
 
@@ -490,11 +493,15 @@ def test_the_learned_scale_is_bounded():
 
 def test_updates_have_the_scale_that_the_head_says(space):
     rule = neuron()
-    rule.network.tensor_head.weight[-1] = 0
-    rule.network.tensor_head.bias[-1] = -0.7
-    history, _ = run(rule, space, tensors(space, 0), [tensors(space, 1)] * 2, clocks(2))
-    for u in history[-1].values():
-        torch.testing.assert_close(u.square().mean().sqrt(), bounded_scale(torch.tensor(-0.7, dtype=torch.float64)))
+    rule.network.tensor_head.weight[-2:] = 0
+    rule.network.tensor_head.bias[-2:] = torch.tensor([-0.7, 0.9])
+    for horizon in (None, 10.0, 2.0, 1.0):
+        times = [Clock(time.step, None if horizon is None else torch.tensor(horizon)) for time in clocks(3)]
+        history, _ = run(rule, space, tensors(space, 0), [tensors(space, 1)] * 3, times)
+        left = 1.0 if horizon is None else max(horizon - 2, 1) / horizon
+        wanted = bounded_scale(torch.tensor(-0.7 + 0.9 * math.log(left), dtype=torch.float64))
+        for u in history[-1].values():
+            torch.testing.assert_close(u.square().mean().sqrt(), wanted)
 
 
 # --- orthogonalised directions ---------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lopt import LearnedOptimizer, WeightSpace
+from lopt.rules.native import compiler
 from lopt.rules.neuron import rule as rule_module
 from lopt.rules.neuron.kernels import choose, cpu, gpu, kernels_here, native
 from lopt.rules.neuron.passes import KEYS, Memory
@@ -29,7 +30,7 @@ MORE_SPACES = {
     "ones": {"w": "a:1, b:1", "v": "a:1", "s": ""},
 }
 FOR_TRITON = ("odd", "grouped", "empty", "ones")
-needs_compiler = pytest.mark.skipif(native.library() is None, reason="needs a C++ compiler")
+needs_compiler = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
 

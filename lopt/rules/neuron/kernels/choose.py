@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lopt.rules.neuron.combine import Plan
 from lopt.rules.native import enabled
+from lopt.rules.neuron.combine import Plan
 from lopt.rules.neuron.kernels import cpu, gpu, native
 from lopt.rules.neuron.layout import Layout
 from lopt.rules.neuron.passes import Memory

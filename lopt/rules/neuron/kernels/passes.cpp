@@ -4,14 +4,12 @@
 // Every sum is taken in an order that the parts decide, so the result does not depend on the number of threads.
 //
 // Legend: E entries without those of the tensors, E_r row entries, E_c column entries, T tensors.
-#include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <system_error>
-#include <thread>
 #include <vector>
+
+#include "threads.h"
 
 namespace {
 
@@ -47,23 +45,6 @@ float load(uint16_t x) {  // bfloat16
 template <class T>
 T* at(int64_t pointer, const Part& part) {
     return reinterpret_cast<T*>(pointer) + part.first * part.columns;
-}
-
-// Runs work(0), .., work(count - 1) on some threads.
-template <class Work>
-void spread(int64_t count, int64_t threads, const Work& work) {
-    std::atomic<int64_t> next{0};
-    auto loop = [&] {
-        for (int64_t i; (i = next.fetch_add(1)) < count;) work(i);
-    };
-    std::vector<std::thread> others;
-    try {
-        for (int64_t i = 1; i < std::min(threads, count); ++i) others.emplace_back(loop);
-    } catch (const std::system_error&) {
-        // No more threads are to be had: those that there are do the work.
-    }
-    loop();
-    for (auto& other : others) other.join();
 }
 
 template <class T>
@@ -155,7 +136,7 @@ extern "C" {
 void lopt_advance(const Part* parts, int64_t n_parts, const int64_t* table, int64_t n_tensors, const float* gains,
                   float* sums, int64_t n_rows, int64_t n_entries, float* beside, int64_t threads) {
     const Pointers to(table, n_tensors);
-    spread(n_parts, threads, [&](int64_t i) {
+    lopt::spread(n_parts, threads, [&](int64_t i) {
         if (to.bfloat16[parts[i].tensor])
             advance_part<uint16_t>(parts[i], to, gains, sums, n_rows, n_entries, beside);
         else
@@ -179,7 +160,7 @@ void lopt_combine(const Part* parts, int64_t n_parts, const int64_t* table, int6
                   int64_t threads) {
     const Pointers to(table, n_tensors);
     std::vector<double> found(n_parts);
-    spread(n_parts, threads, [&](int64_t i) {
+    lopt::spread(n_parts, threads, [&](int64_t i) {
         found[i] = to.bfloat16[parts[i].tensor]
                        ? combine_part<uint16_t>(parts[i], to, rows, n_rows, columns, n_columns, floor, out)
                        : combine_part<float>(parts[i], to, rows, n_rows, columns, n_columns, floor, out);

@@ -1,4 +1,4 @@
-"""PerParameter's step in place: the values of its pure form, in chunks whose buffers are reused.
+"""PerParameter's step in place by PyTorch's operators: in chunks whose buffers are reused.
 
 Exact rewrites: the features of time stand in the first bias; the normalisation of a tensor's channels stands in the
 columns of the first weights; α and β stand in the head. What is left for a weight are the products with matrices.
@@ -36,8 +36,8 @@ def chunk_size(device: torch.device) -> int:
     return 1 << 20 if device.type == "cuda" else 8192
 
 
-def suits(params: Mapping[str, Tensor], grads: Mapping[str, Tensor], state: State) -> bool:
-    """Whether memory is laid out as the step wants it: whole tensors, the six momenta of a weight side by side."""
+def in_order(params: Mapping[str, Tensor], grads: Mapping[str, Tensor], state: State) -> bool:
+    """Whether memory is as a step in place wants it: whole tensors, the six momenta of a weight side by side."""
     momenta = [state.tensors[name]["momenta"] for name in grads]
     return not any(map(is_distributed, params.values())) and all(x.is_contiguous() for x in momenta)
 
@@ -57,7 +57,7 @@ class Buffers:
             self.gains[dtype] = both[1:]
 
 
-def pointwise_updates(
+def updates_in_chunks(
     layers: Layers, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], state: State
 ) -> Iterator[Updates]:
     """Advances the state in place; the updates of one tensor after the other."""

@@ -16,7 +16,8 @@ from lopt.rules.features import (
     init_momenta,
     unflatten,
 )
-from lopt.rules.pointwise_step import Layers, pointwise_updates, suits
+from lopt.rules.per_parameter import cpu
+from lopt.rules.per_parameter.step import Layers, in_order, updates_in_chunks
 from lopt.rules.rule import Clock, State, Tensors, UpdateRule, Updates
 from lopt.weight_space import WeightSpace
 
@@ -73,7 +74,7 @@ class PerParameter(UpdateRule):
         state: State,
         clock: Clock,
     ) -> Iterator[Updates]:
-        if not suits(params, grads, state):
+        if not in_order(params, grads, state):
             yield from super().updates_(space, params, grads, state, clock)
             return
         first, rest = self.features.first, self.features.rest
@@ -86,4 +87,5 @@ class PerParameter(UpdateRule):
             self.head.bias[0] * both,
             alpha,
         )
-        yield from pointwise_updates(layers, params, grads, state)
+        suits = cpu.suits(first.weight, params, grads, state)
+        yield from (cpu.native_updates if suits else updates_in_chunks)(layers, params, grads, state)

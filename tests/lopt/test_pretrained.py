@@ -1,0 +1,79 @@
+"""The rules that ship: what their cards say, and that they train networks that they have never seen."""
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import lopt
+
+RULES = lopt.packaged_rules()
+
+
+def test_the_default_ships():
+    optimizer = lopt.LearnedOptimizer(nn.Linear(3, 2).parameters())
+    assert isinstance(optimizer.rule, lopt.rules.Neuron)
+    theta = lopt.load_rule("neuron-1").state_dict()
+    assert all(torch.equal(x, theta[k]) for k, x in optimizer.rule.state_dict().items())
+    assert any(bool(x.any()) for k, x in theta.items() if "head" in k)  # it was fitted
+    assert optimizer.param_groups[0]["lr"] == optimizer.rule.default_lr
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_what_ships_is_small_and_says_where_it_comes_from(name):
+    path = Path(str(resources.files("lopt") / "pretrained" / f"{name}.safetensors"))
+    assert path.stat().st_size < 1 << 20
+    card = lopt.read_card(name)
+    assert {"meta_trained_on", "command", "meta_steps", "lopt", "torch"} <= set(card)
+    assert card["command"].startswith("python -m meta_train")
+    assert all(bool(x.isfinite().all()) for x in lopt.load_rule(name).state_dict().values())
+
+
+def circles(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(512, 10, generator=g)
+    return x + 2, (x[:, :2].square().sum(1) > 1.4).long()
+
+
+NETWORKS = {
+    "mlp": lambda: nn.Sequential(nn.Linear(10, 24), nn.ELU(), nn.Linear(24, 24), nn.ELU(), nn.Linear(24, 2)),
+    "norms": lambda: nn.Sequential(nn.Linear(10, 40), nn.BatchNorm1d(40), nn.ReLU(), nn.Linear(40, 2)),
+    "convolution": lambda: nn.Sequential(
+        nn.Unflatten(1, (1, 10)), nn.Conv1d(1, 12, 3), nn.GELU(), nn.Flatten(), nn.Linear(96, 2)
+    ),
+    "attention": lambda: nn.Sequential(
+        nn.Unflatten(1, (5, 2)),
+        nn.Linear(2, 12),
+        nn.TransformerEncoderLayer(12, 3, 24, dropout=0.0, batch_first=True),
+        nn.Flatten(),
+        nn.Linear(60, 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_it_trains_networks_that_it_has_not_seen(network, told):
+    """At its defaults, at least as far as Adam at its own; inputs with a mean, where centring counts."""
+    steps, (x, y) = 150, circles()
+    ends = {}
+    for name in ("Adam", "neuron-1"):
+        torch.manual_seed(0)
+        model = NETWORKS[network]()
+        if name == "Adam":
+            optimizer = torch.optim.Adam(model.parameters())
+        else:
+            space = lopt.trace(model, x[:4]) if told else None
+            optimizer = lopt.LearnedOptimizer(
+                model.named_parameters(), weight_space=space, total_steps=steps if told else None
+            )
+        for _ in range(steps):
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step(loss=loss) if told and name != "Adam" else optimizer.step()
+        ends[name] = float(F.cross_entropy(model(x), y).detach())
+    assert ends["neuron-1"] < ends["Adam"], ends
