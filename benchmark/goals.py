@@ -30,6 +30,7 @@ class Goal(NamedTuple):
     at_least: float | None = None
     at_most: float | None = None
     reference: str = ""  # the number that it is held against, with its source
+    than: str | None = None  # a contender: on which share of the tasks the metric is lower than its
 
 
 def read_goals(nodes: Sequence[Mapping[str, Any]]) -> tuple[Goal, ...]:
@@ -64,11 +65,16 @@ def goal_rows(goals: Sequence[Goal], results: Sequence[Result]) -> list[dict[str
         names = tasks if goal.task == ALL else [goal.task]
         found = [rows.get((task, goal.contender)) for task in names]
         values = [None if row is None else measure(row) for row in found]
+        metric = goal.metric + (", geometric mean" if goal.task == ALL else "")
         value = _mean(values) if goal.task == ALL else values[0]
+        if goal.than is not None:
+            others = [rows.get((task, goal.than)) for task in names]
+            value = _share_below(values, [None if row is None else measure(row) for row in others])
+            metric, unit = f"{goal.metric} below that of {goal.than}", "share of tasks"
         out.append(
             {
                 "case": f"{goal.task}: {goal.contender}",
-                "metric": goal.metric + (", geometric mean" if goal.task == ALL else ""),
+                "metric": metric,
                 "value": value,
                 "unit": unit,
                 "reference": goal.reference,
@@ -82,6 +88,12 @@ def goal_rows(goals: Sequence[Goal], results: Sequence[Result]) -> list[dict[str
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None and math.isfinite(value) and value > 0]
     return statistics.geometric_mean(known) if known and len(known) == len(values) else None
+
+
+def _share_below(ours: Sequence[float | None], theirs: Sequence[float | None]) -> float:
+    """Who has no value is below nobody, and nobody is below who has none."""
+    pairs = zip(ours, theirs, strict=True)
+    return statistics.fmean(a is not None and b is not None and a < b for a, b in pairs)
 
 
 def _holds(goal: Goal, value: float) -> bool:

@@ -194,6 +194,19 @@ def test_goals(two_tasks: Outcome, bounds: dict[str, float], value: float, holds
     assert (everywhere["value"], everywhere["holds"]) == (None, False)  # never on one task is never on all
 
 
+def test_a_goal_against_another_contender(two_tasks: Outcome) -> None:
+    """Ours ends below Adam on the easy task alone; who raised is below nobody, and nobody is below who raised."""
+    results = [race.result for race in two_tasks.races]
+    cases = [("easy", "Adam"), ("hard", "Adam"), ("all", "Adam"), ("all", "broken")]
+    goals = [
+        {"task": task, "contender": "ours", "metric": "final test loss", "than": than, "at_least": 0.4}
+        for task, than in cases
+    ]
+    rows = goal_rows(read_goals(goals), results)
+    assert [(row["value"], row["holds"]) for row in rows] == [(1, True), (0, False), (0.5, True), (0, False)]
+    assert (rows[0]["metric"], rows[0]["unit"]) == ("final test loss below that of Adam", "share of tasks")
+
+
 @pytest.mark.parametrize(
     ("goal", "message"),
     [

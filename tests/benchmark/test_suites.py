@@ -68,7 +68,8 @@ def test_the_other_suites_are_complete() -> None:
     transfer = read(configuration("transfer"))
     assert len(transfer.tasks) >= 10
     assert {goal.task for goal in transfer.goals} == {"all", *lengths(transfer)}
-    assert transfer.reference == "Adam (cosine)"
+    assert transfer.reference == "Adam"
+    assert {goal.than for goal in transfer.goals} == {None, "Adam (cosine)"}
     assert [plan.steps for _, plan in read(configuration("long")).tasks] == [1000, 5000, 20000]
     widths = [dict(source.key or {})["family"]["hidden"] for source, _ in read(configuration("wide")).tasks]
     assert (widths[0], widths[-1]) == ([32], [4096])
