@@ -1,8 +1,10 @@
 """A small version of INR classification: digits of 8 x 8 pixels, SIRENs with one hidden layer."""
 
+from typing import Any
+
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from examples.classify_inrs.__main__ import main
 from examples.classify_inrs.task import ALIGNED, METHODS, aligned, batches
@@ -25,9 +27,12 @@ def inrs(tmp_path_factory):
     return folder
 
 
-def _config(base, changed):
-    config = OmegaConf.create({k: v for k, v in OmegaConf.to_container(base).items() if k not in ("defaults", "hydra")})
-    return OmegaConf.merge(config, changed)
+def _config(base, changed) -> DictConfig:
+    content: Any = OmegaConf.to_container(base)
+    config = OmegaConf.create({k: v for k, v in content.items() if k not in ("defaults", "hydra")})
+    merged = OmegaConf.merge(config, changed)
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def run(inrs, out, **changed):

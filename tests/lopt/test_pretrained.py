@@ -2,6 +2,7 @@
 
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -63,17 +64,15 @@ def test_it_trains_networks_that_it_has_not_seen(network, told):
     for name in ("Adam", "neuron-1"):
         torch.manual_seed(0)
         model = NETWORKS[network]()
-        if name == "Adam":
-            optimizer = torch.optim.Adam(model.parameters())
-        else:
+        optimizer: Any = torch.optim.Adam(model.parameters())
+        if name == "neuron-1":
             space = lopt.trace(model, x[:4]) if told else None
-            optimizer = lopt.LearnedOptimizer(
-                model.named_parameters(), weight_space=space, total_steps=steps if told else None
-            )
+            horizon = steps if told else None
+            optimizer = lopt.LearnedOptimizer(model.named_parameters(), weight_space=space, total_steps=horizon)
         for _ in range(steps):
             loss = F.cross_entropy(model(x), y)
             optimizer.zero_grad()
             loss.backward()
-            optimizer.step(loss=loss) if told and name != "Adam" else optimizer.step()
+            optimizer.step(**{"loss": loss} if told and name == "neuron-1" else {})
         ends[name] = float(F.cross_entropy(model(x), y).detach())
     assert ends["neuron-1"] < ends["Adam"], ends
