@@ -1,6 +1,6 @@
 """lopt: a learned optimizer for PyTorch that knows the structure of the network it trains.
 
-optimizer = lopt.LearnedOptimizer(model.named_parameters(), rule="my_rule.safetensors")
+optimizer = lopt.LearnedOptimizer(model.named_parameters())
 """
 
 from lopt import functionals, rules, testing, tracing
