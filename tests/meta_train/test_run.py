@@ -249,7 +249,7 @@ def test_errors_are_printed_without_a_traceback(tmp_path):
     assert done.returncode == 2
     assert done.stderr.strip() == (
         "error: unknown rule 'functionl'; did you mean 'functional'? "
-        "Known: adam, functional, neuron, per_parameter, sgdm"
+        "Known: adam, fitted, functional, neuron, per_parameter, sgdm"
     )
 
 

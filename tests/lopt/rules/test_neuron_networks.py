@@ -1,4 +1,8 @@
-"""One θ of the Neuron rule on every network of the tracing tests, with the symmetry that `lopt.trace` finds there."""
+"""The Neuron rule on every network of the tracing tests, with the symmetry that `lopt.trace` finds there.
+
+In float32 with the θ that ships: one that is drawn at random can let directions cancel, and bringing what is left to
+RMS 1 then shows rounding. In float64 with a drawn one, whose heads are larger.
+"""
 
 import pytest
 import torch
@@ -16,4 +20,5 @@ def test_equivariant_on_every_network(name):
     module, inputs, *_ = NETWORKS[name]()
     space = lopt.trace(module, *inputs, verify=False)
     space = space.restrict(k for k, p in module.named_parameters() if k in space and not p.is_complex())
-    assert symmetry_error(neuron(), space, torch.float32) < TOLERANCE[torch.float32]
+    assert symmetry_error(lopt.load_rule("neuron-1"), space, torch.float32) < TOLERANCE[torch.float32]
+    assert symmetry_error(neuron(), space, torch.float64) < TOLERANCE[torch.float64]
