@@ -9,10 +9,11 @@ Legend: n weights in all, T tensors, E entries without those of the tensors, N n
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import deque
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -85,7 +86,9 @@ class Layout(NamedTuple):
     tensors_to_tables: Average  # role by role: [T, c] -> [K R, c]
 
 
-_KEPT: deque[Layout] = deque(maxlen=16)
+_LAYOUTS = 16  # that are remembered, with what belongs to them
+_KEPT: deque[Layout] = deque(maxlen=_LAYOUTS)
+_Made = TypeVar("_Made")
 
 
 def layout_of(space: WeightSpace, device: torch.device, dtype: torch.dtype) -> Layout:
@@ -99,6 +102,21 @@ def layout_of(space: WeightSpace, device: torch.device, dtype: torch.dtype) -> L
     made = _build(space, device, dtype)
     _KEPT.append(made)
     return made
+
+
+def once_a_layout(make: Callable[[Layout], _Made]) -> Callable[[Layout], _Made]:
+    """`make`, which remembers what it made of the last layouts. They are told apart by identity."""
+    kept: deque[tuple[Layout, _Made]] = deque(maxlen=_LAYOUTS)
+
+    @functools.wraps(make)
+    def remembered(layout: Layout) -> _Made:
+        for known, made in kept:
+            if known is layout:
+                return made
+        kept.append((layout, make(layout)))
+        return kept[-1][1]
+
+    return remembered
 
 
 def _build(space: WeightSpace, device: torch.device, dtype: torch.dtype) -> Layout:

@@ -4,6 +4,7 @@ Triton's kernels run in its interpreter on a CPU, in a process of their own, sin
 """
 
 import importlib.util
+import inspect
 import os
 import subprocess
 import sys
@@ -89,7 +90,12 @@ def test_values_on_a_cpu(name, used):
 @needs_compiler
 @pytest.mark.parametrize("part", [5, 4096])
 def test_values_whatever_the_parts(monkeypatch, part):
-    for key, value in {"_PART": part, "_PART_ROWS": 1, "_GROUP": 30, "_KEPT": []}.items():
+    for key, value in {
+        "_PART": part,
+        "_PART_ROWS": 1,
+        "_GROUP": 30,
+        "_table_of": inspect.unwrap(cpu._table_of),
+    }.items():
         monkeypatch.setattr(cpu, key, value)
     for name in ("large", "attention", "grouped", "empty"):
         assert differences(WeightSpace(MORE_SPACES[name])) < TOLERANCE
@@ -105,7 +111,7 @@ def test_bfloat16_on_a_cpu(used):
 @needs_compiler
 def test_the_number_of_threads_does_not_change_a_bit(monkeypatch):
     monkeypatch.setattr(cpu, "_PART", 1000)
-    monkeypatch.setattr(cpu, "_KEPT", [])
+    monkeypatch.setattr(cpu, "_table_of", inspect.unwrap(cpu._table_of))
     space, rule, threads, found = WeightSpace(MORE_SPACES["large"]), neuron().float(), torch.get_num_threads(), []
     params, *gradients = (tensors(space, s, torch.float32) for s in range(4))
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import lopt
+from lopt.rules import Neuron
 from lopt.testing import TOLERANCE
 from tests.lopt.rules.test_neuron import neuron, symmetry_error
 from tests.lopt.tracing.networks.catalogue import NETWORKS
@@ -20,5 +21,7 @@ def test_equivariant_on_every_network(name):
     module, inputs, *_ = NETWORKS[name]()
     space = lopt.trace(module, *inputs, verify=False)
     space = space.restrict(k for k, p in module.named_parameters() if k in space and not p.is_complex())
-    assert symmetry_error(lopt.load_rule("neuron-1"), space, torch.float32) < TOLERANCE[torch.float32]
+    shipped = lopt.load_rule("neuron-1")
+    assert isinstance(shipped, Neuron)
+    assert symmetry_error(shipped, space, torch.float32) < TOLERANCE[torch.float32]
     assert symmetry_error(neuron(), space, torch.float64) < TOLERANCE[torch.float64]

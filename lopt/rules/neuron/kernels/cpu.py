@@ -6,7 +6,6 @@ Legend: E entries without those of the tensors, T tensors.
 from __future__ import annotations
 
 import ctypes
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from lopt.rules.neuron.combine import Plan, brought_to
 from lopt.rules.neuron.kernels import native
-from lopt.rules.neuron.layout import Layout
+from lopt.rules.neuron.layout import Layout, once_a_layout
 from lopt.rules.neuron.passes import KEYS
 from lopt.rules.neuron.tokens import MOMENTS
 from lopt.rules.rule import Updates
@@ -39,13 +38,9 @@ class Group(NamedTuple):
 class Table(NamedTuple):
     """All that does not change from step to step."""
 
-    layout: Layout
     parts: np.ndarray  # [parts, 9]: as `Part` in passes.cpp
     beside: int  # numbers that parts sum beside the result
     groups: tuple[Group, ...]
-
-
-_KEPT: deque[Table] = deque(maxlen=16)
 
 
 def suits(
@@ -87,7 +82,7 @@ class NativeMemory:
 
     def advance(self, gains: Sequence[float]) -> Tensor:
         """The first pass: advances the moments; sums over rows and columns, [MOMENTS, E]."""
-        layout, (_, parts, n_beside, _) = self.layout, self._table
+        layout, (parts, n_beside, _) = self.layout, self._table
         sums = torch.zeros(MOMENTS, layout.n_entries, dtype=torch.float32)
         beside = torch.zeros(n_beside, dtype=torch.float32)
         self._library.lopt_advance(
@@ -103,7 +98,7 @@ class NativeMemory:
 
     def combine(self, plan: Plan) -> Iterator[Updates]:
         """The second pass: the updates of one group of tensors after the other."""
-        layout, (_, parts, _, groups) = self.layout, self._table
+        layout, (parts, _, groups) = self.layout, self._table
         rows, columns = plan.rows.contiguous(), plan.columns.contiguous()
         out = torch.empty(max(group.size for group in groups), dtype=torch.float32)
         squares = torch.zeros(len(layout.names), dtype=torch.float32)
@@ -130,16 +125,8 @@ class NativeMemory:
         return parts.ctypes.data, len(parts), self._pointers.ctypes.data, len(self.layout.names)
 
 
+@once_a_layout
 def _table_of(layout: Layout) -> Table:
-    for table in _KEPT:
-        if table.layout is layout:
-            return table
-    made = _make_table(layout)
-    _KEPT.append(made)
-    return made
-
-
-def _make_table(layout: Layout) -> Table:
     parts: list[tuple[int, ...]] = []
     groups, beside, group = [], 0, Group(slice(0, 0), slice(0, 0), 0)
     for stack in layout.stacks:
@@ -159,4 +146,4 @@ def _make_table(layout: Layout) -> Table:
             tensors, own = slice(group.tensors.start, index + 1), slice(group.parts.start, len(parts))
             group = Group(tensors, own, group.size + size)
     table = np.array(parts, dtype=np.int64).reshape(-1, 9)
-    return Table(layout, table, beside, (*groups, group))
+    return Table(table, beside, (*groups, group))

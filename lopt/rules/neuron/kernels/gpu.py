@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lopt.rules.neuron.combine import Plan, brought_to
-from lopt.rules.neuron.layout import Layout
+from lopt.rules.neuron.layout import Layout, once_a_layout
 from lopt.rules.neuron.passes import KEYS
 from lopt.rules.neuron.tokens import MOMENTS
 from lopt.rules.rule import Updates
@@ -35,7 +35,6 @@ _LONGEST = 1 << 17  # columns of a matrix with few rows, beyond which a program 
 class Table(NamedTuple):
     """All that does not change from step to step, on the device."""
 
-    layout: Layout
     parts: Tensor  # [P, _FIELDS]
     spans: Tensor  # [T, 2]
     segments: Tensor  # [programs, 5]
@@ -43,7 +42,6 @@ class Table(NamedTuple):
     out: int
 
 
-_KEPT: deque[Table] = deque(maxlen=16)
 _ADDRESSES: deque[tuple[np.ndarray, Tensor]] = deque(maxlen=16)
 
 
@@ -148,16 +146,8 @@ def _on_device(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     return there
 
 
+@once_a_layout
 def _table_of(layout: Layout) -> Table:
-    for table in _KEPT:
-        if table.layout is layout:
-            return table
-    made = _make_table(layout)
-    _KEPT.append(made)
-    return made
-
-
-def _make_table(layout: Layout) -> Table:
     parts: list[tuple[int, ...]] = []
     spans, segments, beside, out = [], [], 0, 0
     for stack in layout.stacks:
@@ -179,4 +169,4 @@ def _make_table(layout: Layout) -> Table:
     def tensor(x: Sequence[Sequence[int]], width: int) -> Tensor:
         return torch.tensor(x, dtype=torch.int64).reshape(-1, width).to(layout.device)
 
-    return Table(layout, tensor(parts, _FIELDS), tensor(spans, 2), tensor(segments, 5), beside, out)
+    return Table(tensor(parts, _FIELDS), tensor(spans, 2), tensor(segments, 5), beside, out)
