@@ -18,6 +18,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.utils import _pytree as pytree
 
 from lopt.rules.rule import Clock, State, Tensors, UpdateRule
+from lopt.weight_space import WeightSpace
 from meta_train.programs import program
 from tasks.task import Batch, Split, Task
 
@@ -63,13 +64,15 @@ def _draw_steps(task: Task, split: Split, generator: torch.Generator, steps: int
         return stack([task.draw(split, generator) for _ in range(steps)])
 
 
-def population_step(rule: UpdateRule, task: Task, weight_decay: float, stacked_theta: bool, told: bool) -> Callable:
+def population_step(
+    rule: UpdateRule, task: Task, space: WeightSpace, weight_decay: float, stacked_theta: bool, told: bool
+) -> Callable:
     """One step of all particles: (θ, params, state, now, drawn, lr, horizon) -> (params, state, now, loss)."""
 
     def step(theta: Mapping[str, Tensor], params: Tensors, state: State, now: Tensor, drawn: Batch, lr: Tensor, end):
         batch = task.gather("train", drawn)
         grads, loss = grad_and_value(task.loss)(params, batch)
-        inputs = (task.weight_space, params, grads, state, Clock(now, end, loss))
+        inputs = (space, params, grads, state, Clock(now, end, loss))
         updates, state = functional_call(rule, dict(theta), inputs)
         params = {k: p - lr * (updates[k] + weight_decay * p) for k, p in params.items()}
         return params, state, now + 1, loss
@@ -87,6 +90,7 @@ def unroll(
     *,
     stacked_theta: bool = False,
     horizon: Tensor | None = None,
+    space: WeightSpace | None = None,
     weight_decay: float = 0.0,
     compiled: bool = False,
 ) -> tuple[Population, Tensor]:
@@ -97,12 +101,14 @@ def unroll(
         drawn: the batches, (T, P, ...), as `draw` gives them.
         lr: learning rates, (T, P).
         horizon: the whole length of each particle's run, (P,), if the rule is to know it.
+        space: what the rule is told of the symmetry; by default the weight space of the task.
         compiled: run the step as one compiled program, without derivatives; made once for each kind of population.
 
     Returns:
         The population T steps later, and the training loss before each step, (T, P).
     """
-    step_all = population_step(rule, task, weight_decay, stacked_theta, horizon is not None)
+    space = task.weight_space if space is None else space
+    step_all = population_step(rule, task, space, weight_decay, stacked_theta, horizon is not None)
     params, state, now = population
 
     def at(t: int) -> Batch:
@@ -110,7 +116,7 @@ def unroll(
 
     if compiled:
         example: tuple[Any, ...] = (theta, params, state, now, at(0), lr[0], horizon)
-        kind = (rule, task.population, weight_decay, stacked_theta)
+        kind = (rule, task.population, space, weight_decay, stacked_theta)
         step_all = program(step_all, kind, example)
     losses = []
     for t in range(lr.shape[0]):

@@ -43,6 +43,7 @@ class TruncatedBackprop(Estimator):
         objective: Objective | None = None,
         reference: AdamReference | None = None,
         tell_horizon: float = 1.0,
+        tell_symmetry: float = 1.0,
     ) -> None:
         self.episodes = Episodes(
             pairs,
@@ -52,6 +53,7 @@ class TruncatedBackprop(Estimator):
             objective,
             reference,
             tell_horizon,
+            tell_symmetry,
             loss_clip,
             compiled=False,  # a compiled program has no derivatives
             copies=1,

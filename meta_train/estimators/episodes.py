@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from lopt.errors import InvalidInput
 from lopt.rules.rule import UpdateRule
+from lopt.weight_space import WeightSpace
 from meta_train.estimators.estimator import Cohort, Particles, Share
 from meta_train.horizons import Horizon, as_horizon, truncations
 from meta_train.keys import generator
@@ -66,6 +67,7 @@ class Episodes:
         objective: Objective | None,
         reference: AdamReference | None,
         tell_horizon: float,
+        tell_symmetry: float,
         loss_clip: float,
         compiled: bool,
         copies: int = 2,
@@ -75,12 +77,14 @@ class Episodes:
         for name, value in positive.items():
             if not value > 0:
                 raise InvalidInput(f"estimator.{name}: {value}; it must be above 0")
-        if not 0 <= tell_horizon <= 1:
-            raise InvalidInput(f"estimator.tell_horizon: {tell_horizon}; it is a share, from 0 to 1")
+        for name, value in {"tell_horizon": tell_horizon, "tell_symmetry": tell_symmetry}.items():
+            if not 0 <= value <= 1:
+                raise InvalidInput(f"estimator.{name}: {value}; it is a share, from 0 to 1")
         self.pairs, self.populations, self.truncation = pairs, populations, truncation
         self.horizon = as_horizon(horizon, truncation)
         self.objective, self.reference = objective or MeanLoss(), reference
-        self.tell_horizon, self.loss_clip, self.compiled = tell_horizon, loss_clip, compiled
+        self.tell_horizon, self.tell_symmetry = tell_horizon, tell_symmetry
+        self.loss_clip, self.compiled = loss_clip, compiled
         self.copies, self.in_step = copies, in_step
 
     # --- the life of a cohort ----------------------------------------------------------------------------------------
@@ -195,6 +199,7 @@ class Episodes:
         weight = next(iter(population.params.values()))
         drawn = self._draw(cohort, "train", place, iteration, piece, self.truncation)
         told = float(torch.rand((), generator=place.source("tell"))) < self.tell_horizon
+        traced = float(torch.rand((), generator=place.source("symmetry"))) < self.tell_symmetry
         horizon = (cohort.length * float(self.truncation)).repeat(self.copies).to(weight.device)
         population, losses = unroll(
             rule,
@@ -205,6 +210,7 @@ class Episodes:
             weight.new_full((self.truncation, self.copies * len(cohort.tasks)), rule.default_lr),
             stacked_theta=True,
             horizon=horizon if told else None,
+            space=task.weight_space if traced else WeightSpace.from_shapes(task.weight_space.shapes),
             compiled=self.compiled,
         )
         seen, validation = losses.detach(), None

@@ -45,6 +45,8 @@ class Evolution(Estimator):
         objective: what is minimised; by default `MeanLoss`.
         reference: brings losses to the scale of what Adam reaches; None: they stay as they are.
         tell_horizon: the share of cohorts whose rule is told the horizon.
+        tell_symmetry: the share of cohorts whose rule is told the weight space of the task; the others have what
+            `LearnedOptimizer` knows of a model that nobody traced, the shapes.
         compiled: run the inner step as one compiled program; compiling takes a minute or so for each architecture.
     """
 
@@ -62,6 +64,7 @@ class Evolution(Estimator):
         objective: Objective | None = None,
         reference: AdamReference | None = None,
         tell_horizon: float = 1.0,
+        tell_symmetry: float = 1.0,
         compiled: bool = False,
     ) -> None:
         for name, value in (
@@ -79,6 +82,7 @@ class Evolution(Estimator):
             objective,
             reference,
             tell_horizon,
+            tell_symmetry,
             loss_clip,
             compiled,
             in_step=self.whole,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lopt import InvalidInput
+from lopt import InvalidInput, WeightSpace
 from lopt.rules import SGDM, PerParameter
 from meta_train.estimators import PES, ESSingle, FullES, Share, TruncatedBackprop, TruncatedES
 from meta_train.horizons import Growing, LogUniform
@@ -270,6 +270,25 @@ def test_the_rule_is_told_the_horizon_of_its_episode(told):
     assert len(clocks) == 2 and all((clock is not None) == bool(told) for clock in clocks)
 
 
+@pytest.mark.parametrize("told", [0.0, 1.0])
+def test_the_rule_is_told_the_symmetry_or_the_shapes(told):
+    family, _, _ = problem()
+    spaces = []
+
+    class Spy(SGDM):
+        def forward(self, space, params, grads, state, clock):
+            spaces.append(space)
+            return super().forward(space, params, grads, state, clock)
+
+    rule = Spy().to(DOUBLE)
+    theta = {k: p.detach() for k, p in rule.named_parameters()}
+    estimator = PES(pairs=2, truncation=2, horizon=4, tell_symmetry=told)
+    particles = estimator.start(rule, family, SEED)
+    estimator.estimate(rule, theta, family, particles, SEED)
+    known = particles.cohorts[0].tasks[0].weight_space
+    assert set(spaces) == {known if told else WeightSpace.from_shapes(known.shapes)}
+
+
 class Recorder(Objective):
     """Keeps what it is given."""
 
@@ -327,6 +346,7 @@ def test_horizons_are_drawn_in_their_range(horizon, iteration, low, high):
         ({"std": float("nan")}, "std"),
         ({"difference_clip": 0.0}, "difference_clip"),
         ({"tell_horizon": 1.5}, "tell_horizon: 1.5"),
+        ({"tell_symmetry": -0.5}, "tell_symmetry: -0.5"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

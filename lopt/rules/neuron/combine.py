@@ -70,8 +70,8 @@ def make_plan(
        k = 1 / (d_v \bar v),\; a_i = h_r \bar m_i / v_i^{1/2},\; d_j = h_c \bar m_j / v_j^{1/2} $$
 
     with d = 1 - decay^t, ρ² the mean of m² over that of v, and r_i c_j = (v_i v_j / v)^{-1/2} from row, column and
-    tensor means of v. The scale is that of h_0 + h_d log(1 - t / T), where the horizon T is known: it can fall as a
-    power of what is left.
+    tensor means of v. The scale is that of h_0 + law + h_d log(1 - t / T), where the horizon T is known: it can fall as
+    a power of what is left.
     """
     _, log_m, log_w, log_v = moments.logs[:, layout.n_entries :].unbind(0)
     dm, ds, dv = log_debiases.unbind(0)
@@ -92,7 +92,7 @@ def make_plan(
         [rows[:5] * row, rows[5:6] * (row * half[:n_rows].exp()), rows[6:7], rows[7:] * (row * centres[:n_rows])]
     )
     shift = column * centres[n_rows:] * centre_columns.index_select(0, layout.tensor[n_rows:n_entries])
-    scales = bounded_scale(scale + anneal * log_rest)
+    scales = bounded_scale(scale + heads.law + anneal * log_rest)
     return Plan(rows, torch.stack([roots[n_rows:], column, shift]), scales, eps**2)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -24,9 +24,11 @@ from lopt.rules.moments import TIMESCALES
 from lopt.rules.neuron.form import ROLES, Form, Slot, Table, form_of
 from lopt.weight_space import WeightSpace
 
-STATIC = 12  # features of a tensor that never change
+STATIC = 16  # features of a tensor that never change
+COUNT = 8  # among them: the number of matrices, and the tensor's place after it
 LOSS_GAINS = (0.1, 0.01, 0.01)  # of the fast mean, the slow mean, the variance
 _SIZE_UNIT = 10.0  # of log sizes
+_COUNT_UNIT = 4.0  # of log counts
 _SMALL_MATRIX = 1 << 17  # entries up to which a mean is one product with a matrix
 
 
@@ -163,7 +165,7 @@ def _build(space: WeightSpace, device: torch.device, dtype: torch.dtype) -> Layo
         n_neurons=n_neurons,
         tensor=index(tensor),
         inverse_size=number(1 / np.maximum(1, size)),
-        static=number([_static(space, name, forms[name]) for name in names]).reshape(len(names), STATIC),
+        static=number(_static(space, names, forms)).reshape(len(names), STATIC),
         timescales=number(TIMESCALES),
         loss_gains=number(LOSS_GAINS),
         entry=index(meet.entry),
@@ -233,16 +235,32 @@ def _meetings(forms: Sequence[Form]) -> _Meetings:
     return _Meetings(sizes, np.concatenate(entry), np.concatenate(target), pairs[:, 0], pairs[:, 1])
 
 
-def _static(space: WeightSpace, name: str, form: Form) -> list[float]:
-    """What never changes about a tensor: rank, sizes, taps, and which of its axes are permuted."""
-    axes, shape = space[name], space.shapes[name]
-    permuted = [any(isinstance(leaf, Group) for leaf in leaves(axis)) for axis in axes]
-    sizes = (math.prod(shape), form.batch * form.rows, form.columns, math.prod(shape[2:]))
-    return [
-        *(float(min(len(shape), 3) == rank) for rank in range(4)),
-        *(math.log1p(size) / _SIZE_UNIT for size in sizes),
-        float(bool(axes) and not permuted[0]),
-        float(len(axes) > 1 and not permuted[1]),
-        sum(permuted) / 3,
-        float(form.hidden),
-    ]
+def _static(space: WeightSpace, names: Sequence[str], forms: dict[str, Form]) -> list[list[float]]:
+    """What never changes about each tensor: rank, sizes, taps, its place in the network, which axes are permuted.
+
+    Its place: how many matrices there are; how many tensors meet the neurons of its rows, and of its columns (many
+    where a residual stream passes); whether it reads and writes the same neurons, as recurrent weights do.
+    """
+    matrices = sum(min(form.rows, form.columns) > 1 for form in forms.values())
+    sides = {
+        name: [{slot.table for slot in side} for side in (f.row_slots, f.column_slots)] for name, f in forms.items()
+    }
+    degrees = Counter(table for rows, columns in sides.values() for table in rows | columns)
+
+    def one(name: str) -> list[float]:
+        axes, shape, form, (rows, columns) = space[name], space.shapes[name], forms[name], sides[name]
+        permuted = [any(isinstance(leaf, Group) for leaf in leaves(axis)) for axis in axes]
+        sizes = (math.prod(shape), form.batch * form.rows, form.columns, math.prod(shape[2:]))
+        met = [max((degrees[table] for table in side), default=1) for side in (rows, columns)]
+        return [
+            *(float(min(len(shape), 3) == rank) for rank in range(4)),
+            *(math.log1p(size) / _SIZE_UNIT for size in sizes),
+            *(math.log(count) / _COUNT_UNIT for count in (max(1, matrices), *met)),
+            float(bool(rows & columns)),
+            float(bool(axes) and not permuted[0]),
+            float(len(axes) > 1 and not permuted[1]),
+            sum(permuted) / 3,
+            float(form.hidden),
+        ]
+
+    return [one(name) for name in names]

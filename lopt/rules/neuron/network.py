@@ -10,7 +10,9 @@ Every neuron x, tensor t and the network g hold `width` channels. K(x) is the ta
 where a table's mean is that of its neurons. All means are over sets and all matrices are shared, so permuting the
 neurons of a table (or listing the tensors in another order) permutes the result. Over each table this is the complete
 linear map of a set (identity and mean); between tables and tensors it is a graph network on the graph of the
-architecture, with an edge for each axis. Nothing depends on the number or size of the tensors.
+architecture, with an edge for each axis. Nothing depends on the number or size of the tensors but
+for their features, which hold both. These also set the scale of the update directly, by a linear law of their
+logarithms, a power law, as width and depth do where a learning rate is transferred from one network to another by hand.
 
 Legend: N neurons, K tables, T tensors, c width, R roles.
 """
@@ -55,6 +57,7 @@ class Round(nn.Module):
 
 class Heads(NamedTuple):
     coefficients: Tensor  # [COEFFICIENTS, T]
+    law: Tensor  # [T]: what the logarithm of the scale gains
     corrections: Tensor  # [N, R]: logarithms, not yet bounded
 
 
@@ -69,9 +72,9 @@ class TokenNetwork(nn.Module):
         self.rounds = nn.ModuleList([Round(width) for _ in range(rounds)])
         self.tensor_head = nn.Linear(width, COEFFICIENTS)
         self.neuron_head = nn.Linear(width, _R)
-        for head in (self.tensor_head, self.neuron_head):
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+        self.scale_law = nn.Linear(TENSOR_FEATURES, 1, bias=False)
+        for zeros in (*self.tensor_head.parameters(), *self.neuron_head.parameters(), *self.scale_law.parameters()):
+            nn.init.zeros_(zeros)
 
     def forward(self, layout: Layout, entries: Tensor, tensors: Tensor, time: Tensor) -> Heads:
         """entries [E, FEATURES], tensors [T, TENSOR_FEATURES], time [GLOBAL_FEATURES]."""
@@ -80,4 +83,4 @@ class TokenNetwork(nn.Module):
         x, t, g = F.relu(self.read_neurons(met)), F.relu(self.read_tensors(tensors)), F.relu(self.read_time(time))
         for layer in self.rounds:
             x, t, g = layer(layout, x, t, g)
-        return Heads(self.tensor_head(t).t(), self.neuron_head(x))
+        return Heads(self.tensor_head(t).t(), self.scale_law(tensors)[:, 0], self.neuron_head(x))

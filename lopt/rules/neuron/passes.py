@@ -159,7 +159,7 @@ class Memory:
                 self._combine(chunk, plan, part, out[used : used + chunk.size], scratch, spread)
                 used += chunk.size
             parts = out[:used].split(held[tensors])
-            squares = torch.stack([torch.dot(x, x) for x in parts])
+            squares = torch.stack(_torch._foreach_norm(parts)).square()
             add_over([squares] if names[start] in self._shards else [], self._group)
             factors = brought_to(plan.scales[tensors], squares * layout.inverse_size[layout.n_entries :][tensors])
             directions = [x.view(local(p).shape) for x, p in zip(parts, self._params[tensors], strict=True)]

@@ -78,7 +78,7 @@ class Neuron(UpdateRule):
 
     >>> rule = Neuron()
     >>> sum(p.numel() for p in rule.parameters())
-    9774
+    9865
     """
 
     default_lr: ClassVar[float] = 1e-3

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lopt import InvalidInput, WeightSpace
 from lopt.rules import Clock, Neuron, State
 from lopt.rules.neuron.chunks import chunks_of
 from lopt.rules.neuron.combine import bounded_scale
-from lopt.rules.neuron.layout import layout_of
+from lopt.rules.neuron.layout import COUNT, layout_of
 from lopt.rules.neuron.orthogonalise import orthogonalise
 from lopt.rules.neuron.passes import add_sums
 from lopt.rules.neuron.pure import sums_of
-from lopt.rules.neuron.tokens import MOMENTS
+from lopt.rules.neuron.tokens import FEATURES, MOMENTS
 from lopt.rules.sharded import Shard
 from lopt.testing import TOLERANCE
 
@@ -214,6 +215,33 @@ def test_heads_that_permute_on_their_own_are_more_than_heads_that_permute_alike(
     free = WeightSpace({"q": "H:2*d[H]:3, e:6", "k": "H:2*d[H]:3, e:6"})
     assert symmetry_error(neuron(), tied, torch.float64) < 1e-12
     assert symmetry_error(neuron(), free, torch.float64) < 1e-12
+
+
+class _Operators(TorchDispatchMode):
+    """Counts the operators that compute; views are free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += not func.is_view and func.overloadpacket not in (torch.ops.aten.split_with_sizes,)
+        return func(*args, **(kwargs or {}))
+
+
+def test_equal_layers_run_as_one(monkeypatch):
+    """A transformer of 24 equal layers takes no more operators than one of 4, up to the form of a mean or two."""
+    monkeypatch.setenv("LOPT_KERNELS", "0")
+    block = {"norm": (4,), "qkv": (12, 4), "qkv_bias": (12,), "out": (4, 4), "up": (16, 4), "down": (4, 16)}
+    counts = []
+    for layers in (4, 24):
+        space = WeightSpace.from_shapes({f"{i}.{k}": shape for i in range(layers) for k, shape in block.items()})
+        rule, params, grads = neuron(), tensors(space, 0), tensors(space, 1)
+        state = rule.init_state(space, params)
+        with _Operators() as operators:
+            assert sum(len(u.names) for u in rule.updates_(space, params, grads, state, clocks(1)[0])) == len(params)
+        counts.append(operators.count)
+    assert counts[1] < 1.1 * counts[0]
 
 
 # --- the same step in other ways -------------------------------------------------------------------------------------
@@ -418,19 +446,51 @@ def test_the_smallest_networks(shapes):
 
 
 def test_a_tensor_does_not_depend_on_how_many_others_there_are_like_it():
-    """Means, not sums: two equal networks in one space get the updates of one alone."""
+    """Means, not sums: two equal networks in one space get the updates of one alone, but for the count of matrices."""
     one, two = WeightSpace(SPACES["gru"]), {}
     for copy in "ab":
         two |= {f"{copy}.{k}": re.sub("(h|in|out)([:=])", rf"\1{copy}\2", v) for k, v in SPACES["gru"].items()}
     both = WeightSpace(two)
     params, grads = tensors(one, 0), [tensors(one, s) for s in (1, 2, 3)]
-    alone = run(neuron(), one, params, grads, clocks(3))[0]
+    rule = neuron()
+    for reading in (rule.network.read_tensors, rule.network.scale_law):
+        reading.weight[:, FEATURES + COUNT] = 0
+    alone = run(rule, one, params, grads, clocks(3))[0]
 
     def twice(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {f"{copy}.{k}": x for copy in "ab" for k, x in tensors.items()}
 
-    came = run(neuron(), both, twice(params), [twice(g) for g in grads], clocks(3))[0]
+    came = run(rule, both, twice(params), [twice(g) for g in grads], clocks(3))[0]
     assert gap(came, [twice(u) for u in alone]) < 1e-12
+
+
+def test_the_place_of_a_tensor_in_the_network():
+    """By hand: a residual stream of two blocks, a recurrent matrix, and a vector that nothing else meets."""
+    space = WeightSpace(
+        {
+            "embed": "tokens=9, stream:4",
+            "up": "h:6, stream:4",
+            "down": "stream:4, h:6",
+            "recurrent": "stream:4, stream:4",
+            "alone": "k:5",
+        }
+    )
+    layout = layout_of(space, torch.device("cpu"), torch.float64)
+    found = {name: layout.static[k, COUNT : COUNT + 4] for k, name in enumerate(layout.names)}
+    for name, met in {"embed": (1, 4), "up": (2, 4), "down": (4, 2), "recurrent": (4, 4), "alone": (1, 1)}.items():
+        logs = [math.log(count) / 4 for count in (4, *met)]
+        assert found[name].tolist() == pytest.approx([*logs, float(name == "recurrent")])
+
+
+def test_the_law_of_the_scale():
+    """A power law: with an exponent for the number of matrices, the update grows by the power of that number."""
+    rule, exponent, sizes = neuron(None), -0.6, []
+    rule.network.scale_law.weight[:, FEATURES + COUNT] = 4 * exponent
+    for matrices in (1, 3):
+        space = WeightSpace.from_shapes({str(k): (3, 4) for k in range(matrices)})
+        update = run(rule, space, tensors(space, 0), [tensors(space, 1)], clocks(1, full=False))[0][0]["0"]
+        sizes.append(update.square().mean().sqrt())
+    assert sizes[1] / sizes[0] == pytest.approx(bounded_scale(torch.tensor(exponent * math.log(3.0))).item(), rel=1e-6)
 
 
 def test_parameters_may_come_and_go():
@@ -494,6 +554,7 @@ def test_the_learned_scale_is_bounded():
 def test_updates_have_the_scale_that_the_head_says(space):
     rule = neuron()
     rule.network.tensor_head.weight[-2:] = 0
+    rule.network.scale_law.weight[:] = 0
     rule.network.tensor_head.bias[-2:] = torch.tensor([-0.7, 0.9])
     for horizon in (None, 10.0, 2.0, 1.0):
         times = [Clock(time.step, None if horizon is None else torch.tensor(horizon)) for time in clocks(3)]
