@@ -18,6 +18,7 @@ def small(monkeypatch) -> None:
         Case("a CNN", lambda: cnn(2, 3, 4, 5), (2, 3, 12, 12), "others 93", 0.0, False),
     )
     monkeypatch.setattr(step_time_cases, "CASES", cases)
+    monkeypatch.setattr(step_time_cases, "MADE_BLOCKS", 0)
     for name, value in {"ROUNDS": 2, "SECONDS": 0.0, "WARM_UP": 0}.items():
         monkeypatch.setattr(layer_cases, name, value)
 
