@@ -9,6 +9,7 @@ Legend of shapes: T steps of a truncation, P particles.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -33,8 +34,29 @@ class Objective(ABC):
         return torch.ones_like(left)
 
 
-class MeanLoss(Objective):
-    """The mean training loss over the whole horizon: fast progress counts as much as a good end."""
+class OverTime(Objective):
+    r"""A mean over the horizon in which the truncation k of n has the weight (k / n)^late, but for a constant.
+
+    Args:
+        late: 0 counts all alike: fast progress as much as a good end. The larger, the more the end counts.
+    """
+
+    def __init__(self, late: float = 0.0) -> None:
+        if not 0 <= late < math.inf:
+            raise InvalidInput(f"objective.late: {late}; give a power of time, 0 or above")
+        self._late = late  # not a part of what is measured: the reference keeps its curves by the public ones
+
+    def weight(self, left: Tensor, length: Tensor) -> Tensor:
+        if self._late == 0:
+            return torch.ones_like(left)
+        place = torch.arange(1, int(length.max()) + 1, device=length.device).to(torch.float64)
+        n = length[..., None]
+        parts = torch.where(place <= n, (place / n) ** self._late, 0.0)
+        return ((length - left + 1) / length) ** self._late * length / parts.sum(-1)
+
+
+class MeanLoss(OverTime):
+    """The mean training loss over the whole horizon."""
 
     name: ClassVar[str] = "mean"
 
@@ -63,7 +85,7 @@ class FinalLoss(Objective):
         return torch.where(left == 1, length, torch.zeros_like(length))
 
 
-class ValidationLoss(Objective):
+class ValidationLoss(OverTime):
     """The loss on a batch of validation data after every truncation: what generalises counts."""
 
     name: ClassVar[str] = "validation"

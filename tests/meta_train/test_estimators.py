@@ -306,6 +306,11 @@ def test_objectives_by_hand():
     left, length = torch.tensor([1, 2, 3]), torch.tensor([3, 3, 3])
     assert MeanLoss().measure(losses, None).tolist() == [4.5, 5.5, 6.5]
     assert MeanLoss().weight(left, length).tolist() == [1, 1, 1]
+    late = MeanLoss(late=2).weight(torch.tensor([3, 2, 1]), torch.tensor([3, 3, 3]))
+    assert late.tolist() == pytest.approx([3 / 14, 12 / 14, 27 / 14])  # their mean is 1
+    assert ValidationLoss(late=1).weight(torch.tensor([2, 4]), torch.tensor([2, 4])).tolist() == pytest.approx(
+        [2 / 3, 0.4]
+    )
     assert FinalLoss(last=2).measure(losses, None).tolist() == [7.5, 8.5, 9.5]
     assert FinalLoss().weight(left, length).tolist() == [3, 0, 0]
     assert ValidationLoss().measure(losses, validation).tolist() == [5.0, 6.0, 7.0]
@@ -361,6 +366,7 @@ def test_bad_arguments_are_named(arguments, message):
         (lambda: LogUniform(20, 10), "horizon: 20 to 10"),
         (lambda: Growing(1, 10, 0), "horizon.over: 0"),
         (lambda: FinalLoss(0), "objective.last: 0"),
+        (lambda: MeanLoss(late=-1), "objective.late: -1"),
         (lambda: Share(0, 3).of(4), "4 cannot be shared equally among 3"),
     ],
 )
