@@ -156,7 +156,7 @@ def on_gpu(case: GpuCase, device: torch.device, bandwidth: float) -> list[Row]:
 
 
 def making() -> Row:
-    """The time that the constructor takes; a first optimizer, of whatever kind, makes torch load its compiler before."""
+    """The time of the constructor, but for that of loading torch's compiler, which any first optimizer takes."""
     model, times = vit_base(MADE_BLOCKS), []
     count = sum(p.numel() for p in model.parameters())
     for _ in range(5):
