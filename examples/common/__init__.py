@@ -4,6 +4,7 @@ permutations.py  a permutation of its own for every network of a batch; alignmen
 models.py        neural functionals and the MLPs that they are compared with, by name
 sine_symmetry.py the signs and phases of SIRENs
 training.py      the loop that trains any of them
+sets.py          sets of networks on disk: shards, a manifest, what a damaged one costs
 runs.py          runs over models and seeds, kept on disk as they end
 """
 

@@ -1,0 +1,1 @@
+"""Which weights of an untrained network are worth keeping? `python -m examples.winning_tickets` (see README.md)."""
