@@ -35,6 +35,10 @@ def test_commands_name_what_exists(command):
     match command[:3]:
         case ["make", target, *_]:
             assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M)
+        case ["python", "-m", module] if "." in module:
+            done = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            assert all(option in done.stdout for option in command[3:] if option.startswith("--"))
         case ["python", "-m", module]:
             assert (ROOT / module / "__main__.py").is_file()
             check_choices(command[3:])
