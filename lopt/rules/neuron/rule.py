@@ -51,9 +51,10 @@ class Neuron(UpdateRule):
     ρ = RMS(m) / v̄^½ brings g and w to about the size of m / √v. The last two terms broadcast means over rows and
     columns, as the equivariant linear map of a matrix does: h_r = -1 centres the inputs of a layer. The coefficients h
     and σ belong to a tensor, the corrections r (of rows) and b (of columns), between 1/e and e, to a neuron on an axis
-    of one role. Where the horizon T is known, σ holds a learned power of 1 - t / T. All come from a functional over
-    tokens of neurons, tensors and the network (tokens.py, network.py); the step, and the horizon and the loss if given,
-    are among its inputs. Its last layers start at zero: h = 0, r = b = σ = 1, which is Adam brought to RMS 1.
+    of one role. The logarithm of σ gains a linear function of the tensor's features, a power law of its sizes and its
+    place in the network; where the horizon T is known, σ holds a learned power of 1 - t / T. All come from a functional
+    over tokens of neurons, tensors and the network (tokens.py, network.py); the step, and the horizon and the loss if
+    given, are among its inputs. Its last layers start at zero: h = 0, r = b = σ = 1, which is Adam brought to RMS 1.
 
     So lr is the RMS change of a weight in a step; σ lies between 1/1000 and 10. A tensor of one element moves by
     ± lr σ. Nothing depends on the scale of the loss, and nothing in θ on the shape or number of the tensors.
