@@ -7,6 +7,7 @@ from lopt.functionals.dropout import FeatureDropout
 from lopt.functionals.encodings import LayerEncoding, PositionEncoding
 from lopt.functionals.features import apply_updates, call, features_of, gradients_of, stack_networks, tensors_of
 from lopt.functionals.folder import CheckpointFolder, load_checkpoints
+from lopt.functionals.fourier import FourierFeatures
 from lopt.functionals.gradient_sets import GradientSetLinear, SetAttention, SetPool
 from lopt.functionals.linear import EquivariantLinear
 from lopt.functionals.neuron_products import GradientProduct, PairwiseMLP
@@ -25,6 +26,7 @@ __all__ = [
     "EquivariantLinear",
     "EquivariantSetLayer",
     "FeatureDropout",
+    "FourierFeatures",
     "GradientProduct",
     "GradientSetLinear",
     "InvariantPool",

@@ -12,6 +12,7 @@ from lopt import InvalidInput, WeightSpace
 from lopt.functionals.attention import WeightSpaceAttention, nft_block
 from lopt.functionals.dropout import FeatureDropout
 from lopt.functionals.encodings import LayerEncoding, PositionEncoding
+from lopt.functionals.fourier import FourierFeatures
 from lopt.functionals.norm import ChannelNorm
 from lopt.functionals.pointwise import Pointwise
 from lopt.functionals.pool import InvariantPool
@@ -43,6 +44,7 @@ PARTS = {
     "set layer, attention": lambda s: EquivariantSetLayer(s, C, 3, "attention"),
     "set layer, sum": lambda s: EquivariantSetLayer(s, C, 3, "sum", bias=False),
     "residual": lambda s: Residual(Pointwise(nn.Linear(C, C)), skip=Pointwise(nn.Tanh())),
+    "Fourier features": lambda s: FourierFeatures(s, C, 3),
     "position encoding": lambda s: PositionEncoding(s, C, unnamed=True),
     "position encoding, sinusoidal": lambda s: PositionEncoding(s, C, "sinusoidal", "concatenate", width=3),
     "layer encoding": lambda s: LayerEncoding(s, C, how="concatenate", width=3),
@@ -238,6 +240,8 @@ def test_parts_are_saved_and_loaded(any_part):
         (lambda s: ChannelNorm(s, 4, over="channel"), "unknown over 'channel'; did you mean 'channels'"),
         (lambda s: FeatureDropout(s, channels=1.5), "channels: 1.5"),
         (lambda s: FeatureDropout(s, entries=float("nan")), "entries: nan"),
+        (lambda s: FourierFeatures(s, 1, 0), "frequencies: 0"),
+        (lambda s: FourierFeatures(s, 1, 4, scale=float("inf")), "scale: inf"),
         (lambda s: EquivariantSetLayer(s, 0, 1), "in_channels: 0"),
         (lambda s: EquivariantSetLayer(s, 1, 1, "median"), "unknown reduction 'median'"),
         (lambda s: InvariantPool(s, -1), "channels: -1"),
