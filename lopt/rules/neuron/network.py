@@ -30,6 +30,7 @@ from lopt.rules.neuron.layout import Layout
 from lopt.rules.neuron.tokens import FEATURES, GLOBAL_FEATURES, TENSOR_FEATURES
 
 COEFFICIENTS = 10  # of a tensor: see combine.py
+_SCALE = 8  # the one that is the logarithm of the scale
 _R = len(ROLES)
 
 
@@ -84,3 +85,9 @@ class TokenNetwork(nn.Module):
         for layer in self.rounds:
             x, t, g = layer(layout, x, t, g)
         return Heads(self.tensor_head(t).t(), self.scale_law(tensors)[:, 0], self.neuron_head(x))
+
+    @torch.no_grad()
+    def shift_scale(self, weights: Tensor, bias: float) -> None:
+        """Adds weights [TENSOR_FEATURES] times a tensor's features, plus a bias, to the logarithm of its scale."""
+        self.scale_law.weight += weights
+        self.tensor_head.bias[_SCALE] += bias
