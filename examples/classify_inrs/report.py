@@ -8,8 +8,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from examples.classify_inrs.task import PUBLISHED, TITLES
-from examples.common import mean_and_error
+from examples.classify_inrs.task import PUBLISHED
+from examples.common import mean_and_error, mean_text, sizes_text
+from examples.common.methods import TITLES
 from examples.make_inrs import InrSet
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]  # method -> what each seed found
@@ -19,14 +20,12 @@ def table(data: str, results: Results, found: InrSet, epochs: int) -> str:
     """The test accuracy of every method over its seeds, with the published ones, in Markdown."""
     lines = ["| method | test accuracy, % | parameters | seeds |", "| --- | ---: | ---: | ---: |"]
     for method, runs in results.items():
-        mean, error = mean_and_error([100 * run["test"] for run in runs])
-        figure = f"{mean:.2f}" if error is None else f"{mean:.2f} ± {error:.2f}"
+        figure = mean_text([100 * run["test"] for run in runs], 2)
         lines.append(f"| {TITLES[method]} | {figure} | {runs[0]['parameters']:,} | {len(runs)} |")
     for name, value in PUBLISHED.get(data, {}).items():
         lines.append(f"| {name}, published | {value} | | |")
-    sizes = ", ".join(f"{len(inrs):,} {split}" for split, inrs in found.splits.items())
     lines.append("")
-    lines.append(f"{data}: {sizes} INRs, {epochs} epochs; mean and standard error over the seeds.")
+    lines.append(f"{data}: {sizes_text(found.splits)} INRs, {epochs} epochs; mean and standard error over the seeds.")
     return "\n".join(lines)
 
 

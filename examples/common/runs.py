@@ -1,6 +1,7 @@
 """Runs over models and seeds: each is kept on disk when it ends, so that a stopped command goes on where it was.
 
-`run_all` starts an `Experiment` for every name and seed that `Runs` does not hold yet, and shows how far it is.
+`prepare` is what a command begins with; `run_all` starts an `Experiment` for every name and seed that `Runs` does not
+hold yet, and shows how far it is; `mean_text`, `sizes_text` and `write_table` serve the table at the end.
 """
 
 from __future__ import annotations
@@ -9,16 +10,51 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from examples.common.training import Epoch
+from lopt.errors import unknown
+from tasks.arguments import check_positive
+from tasks.data import SPLITS
 
 Found = dict[str, Any]  # what a run found
+
+
+def prepare(
+    settings: Mapping[str, Any], methods: Sequence[str], known: Collection[str], what: str = "model"
+) -> dict[str, int]:
+    """Checks what all commands are given, and sets the threads; returns how many networks of a split to use.
+
+    Args:
+        settings: with the keys seeds and threads, and perhaps a count for a split; None is all of it.
+        methods: those that were asked for; `known`: those that there are; `what`: what errors call one.
+
+    Raises:
+        InvalidInput: an unknown method, with the near matches; or a number below 1.
+    """
+    for method in methods:
+        check_method(method, known, what)
+    check_positive("seeds", settings["seeds"])
+    use_threads(settings["threads"])
+    return {split: settings[split] for split in SPLITS if settings.get(split) is not None}
+
+
+def check_method(method: str, known: Collection[str], what: str = "model") -> None:
+    """Raises InvalidInput, with the near matches, unless there is such a method."""
+    if method not in known:
+        raise unknown(what, method, known)
+
+
+def use_threads(threads: int) -> None:
+    """Sets how many threads a command computes with; InvalidInput for less than one."""
+    check_positive("threads", threads)
+    torch.set_num_threads(threads)
 
 
 class Experiment(Protocol):
@@ -106,3 +142,29 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
     """
     error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
     return statistics.mean(values), error
+
+
+def mean_text(values: Sequence[float], digits: int) -> str:
+    """The same as a text.
+
+    >>> mean_text([50.0, 70.0], 1), mean_text([0.5], 3)
+    ('60.0 ± 10.0', '0.500')
+    """
+    mean, error = mean_and_error(values)
+    return f"{mean:.{digits}f}" if error is None else f"{mean:.{digits}f} ± {error:.{digits}f}"
+
+
+def sizes_text(splits: Mapping[Any, Sized]) -> str:
+    """How many networks each split has.
+
+    >>> sizes_text({"train": range(1200), "test": range(100)})
+    '1,200 train, 100 test'
+    """
+    return ", ".join(f"{len(networks):,} {split}" for split, networks in splits.items())
+
+
+def write_table(out: Path, text: str) -> None:
+    """Prints a table and writes it to table.md."""
+    print(text)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text(text + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Sets of networks on disk for any example, in the form that examples/make_inrs/folder.py describes.
+"""Sets of networks for any example, in the files that shards.py describes.
 
 `make_set` makes the shards that are missing or damaged; `load_set` reads what is sound, and says how to make the rest.
 """
@@ -13,13 +13,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
 
-from examples.make_inrs.folder import MANIFEST, Damaged, Shard, begin, read_manifest, read_shard, shards, sweep
-from examples.make_inrs.folder import write_shard as write
+from examples.common.shards import (
+    MANIFEST,
+    Damaged,
+    Shard,
+    begin,
+    generator_of,
+    read_manifest,
+    read_shard,
+    shards,
+    sound,
+    sweep,
+    write_shard,
+)
 from lopt.errors import InvalidInput, unknown
 from tasks.data import SPLITS
 from tasks.task import Split
@@ -61,33 +71,32 @@ def make_set(folder: Path, config: Mapping[str, Any], make: MakeShard, console: 
     sweep(folder)
     every = sorted(shards(folder, config), key=lambda shard: config[shard.split])  # so a part can be used early
     for number, shard in enumerate(every, 1):
-        if _sound(shard, config, console):
+        if sound(shard, config, console):
             continue
-        # Random numbers of its own for each shard, so that it does not matter which ones are there already.
-        sequence = np.random.SeedSequence([config["seed"], SPLITS.index(shard.split), shard.start])
-        generator = torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
-        write(shard, config, make(shard, generator))
+        write_shard(shard, config, make(shard, generator_of(shard, config)))
         console.print(f"{number} of {len(every)} shards: {shard.path.name}")
 
 
-def _sound(shard: Shard, config: Mapping[str, Any], console: Console) -> bool:
-    if not shard.path.is_file():
-        return False
-    try:
-        read_shard(shard, config)
-    except Damaged as error:
-        console.print(f"{error}; it is made again", soft_wrap=True)
-        return False
-    return True
-
-
-def load_set(folder: Path | str, program: str, data: str, counts: Mapping[str, int] | None = None) -> NetworkSet:
+def load_set(
+    folder: Path | str,
+    program: str,
+    data: str,
+    counts: Mapping[str, int] | None = None,
+    *,
+    noun: str = "networks",
+    elsewhere: Path | str | None = None,
+    stacklevel: int = 1,
+) -> NetworkSet:
     """A set that `make_set` has made.
 
     Args:
         program: the module that makes such sets, for what errors say.
         data: the data set that it must be of.
-        counts: how many networks of a split to use, the first ones; all of the splits that are not named.
+        counts: how many networks of a split to use, the first ones; all of the splits that are not named. A set that
+            is still being made serves as far as its shards go.
+        noun: what errors call its networks.
+        elsewhere: where a set of `data` would go, for the error when this one is of other data; None: beside this one.
+        stacklevel: whom warnings point at: 1 the caller, 2 the caller's caller.
 
     Damaged shards are left out, with a warning that names them.
 
@@ -98,38 +107,52 @@ def load_set(folder: Path | str, program: str, data: str, counts: Mapping[str, i
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
         made = command_line(program, folder, {"data": data})
-        raise InvalidInput(f"folder: there is no set of networks in {str(folder)!r}. Make it with\n  {made}")
+        raise InvalidInput(f"folder: there is no set of {noun} in {str(folder)!r}. Make it with\n  {made}")
     config = read_manifest(folder)
     if config["data"] != data:
-        made = command_line(program, f"{folder}_{data}", {"data": data})
+        made = command_line(program, elsewhere or f"{folder}_{data}", {"data": data})
         raise InvalidInput(
-            f"folder: {str(folder)!r} holds networks of {config['data']!r}, wanted {data!r}. Give another folder=, or "
+            f"folder: {str(folder)!r} holds {noun} of {config['data']!r}, wanted {data!r}. Give another folder=, or "
             f"make the set with\n  {made}"
         )
-    limits = _limits(folder, config, counts or {})
-    wanted = [shard for shard in shards(folder, config) if shard.start < limits[shard.split]]
+    limits = _limits(folder, config, counts or {}, noun)
     remedy = command_line(program, folder, config)
-    if missing := [shard for shard in wanted if not shard.path.is_file()]:
-        raise InvalidInput(
-            f"folder: {str(folder)!r} is half-written: {len(missing)} of {len(wanted)} shards are missing, the first "
-            f"{missing[0].path.name}. Finish it with\n  {remedy}"
-        )
-    return _read(folder, config, wanted, limits, remedy)
+    wanted = _wanted(folder, config, limits, remedy)
+    parts, damaged = _read(config, wanted, limits, remedy, stacklevel + 2)
+    splits: dict[Split, Rows] = {}
+    for split, pieces in parts.items():
+        if not pieces:
+            raise InvalidInput(
+                f"folder: no shard of the {split} split in {str(folder)!r} is sound. Make them again with\n  {remedy}"
+            )
+        splits[split] = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+    return NetworkSet(splits, config, damaged)
 
 
-def _limits(folder: Path, config: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, int]:
+def _limits(folder: Path, config: Mapping[str, Any], counts: Mapping[str, int], noun: str) -> dict[str, int]:
     limits: dict[str, int] = {split: config[split] for split in SPLITS} | dict(counts)
     for split, count in limits.items():
         if split not in SPLITS:
             raise unknown("split", split, SPLITS)
         if not 1 <= count <= config[split]:
-            raise InvalidInput(f"{split}: {count}; the set in {str(folder)!r} has {config[split]} {split} networks")
+            raise InvalidInput(f"{split}: {count}; the set in {str(folder)!r} has {config[split]} {split} {noun}")
     return limits
 
 
+def _wanted(folder: Path, config: Mapping[str, Any], limits: Mapping[str, int], remedy: str) -> list[Shard]:
+    wanted = [shard for shard in shards(folder, config) if shard.start < limits[shard.split]]
+    if missing := [shard for shard in wanted if not shard.path.is_file()]:
+        raise InvalidInput(
+            f"folder: {str(folder)!r} is half-written: {len(missing)} of {len(wanted)} shards are missing, the first "
+            f"{missing[0].path.name}. Finish it with\n  {remedy}"
+        )
+    return wanted
+
+
 def _read(
-    folder: Path, config: dict[str, Any], wanted: list[Shard], limits: Mapping[str, int], remedy: str
-) -> NetworkSet:
+    config: dict[str, Any], wanted: list[Shard], limits: Mapping[str, int], remedy: str, stacklevel: int
+) -> tuple[dict[Split, list[Rows]], tuple[Path, ...]]:
+    """The rows of every sound shard, by split, and the shards that are left out."""
     parts: dict[Split, list[Rows]] = {split: [] for split in SPLITS}
     damaged = []
     for shard in wanted:
@@ -137,17 +160,8 @@ def _read(
             found = read_shard(shard, config)
         except Damaged as error:
             damaged.append(shard.path)
-            warnings.warn(f"{error}; it is left out. Make it again with\n  {remedy}", stacklevel=3)
+            warnings.warn(f"{error}; it is left out. Make it again with\n  {remedy}", stacklevel=stacklevel)
             continue
         stop = limits[shard.split] - shard.start
         parts[shard.split].append({name: rows[:stop] for name, rows in found.items()})
-    for split, pieces in parts.items():
-        if not pieces:
-            raise InvalidInput(
-                f"folder: no shard of the {split} split in {str(folder)!r} is sound. Make them again with\n  {remedy}"
-            )
-    splits: dict[Split, Rows] = {
-        split: {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-        for split, pieces in parts.items()
-    }
-    return NetworkSet(splits, config, tuple(damaged))
+    return parts, tuple(damaged)

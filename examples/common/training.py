@@ -118,8 +118,17 @@ def rate(done: float, warm_up: float) -> float:
 
 
 @torch.no_grad()
+def apply(model: nn.Module, examples: Batch, function: Callable[[nn.Module, Batch], Tensor]) -> Tensor:
+    """What a function makes of a model and all examples, batch by batch, without dropout and gradients: [N, ...]."""
+    model.eval()
+    rows = [slice(start, start + EVALUATED) for start in range(0, len(examples), EVALUATED)]
+    return torch.cat([function(model, examples.rows(some)) for some in rows])
+
+
 def evaluate(model: nn.Module, examples: Batch, score: Score) -> float:
     """The mean score over the examples, without dropout and gradients."""
-    model.eval()
-    parts = [score(model, examples.rows(slice(i, i + EVALUATED))) for i in range(0, len(examples), EVALUATED)]
-    return float(torch.cat(parts).mean())
+    return float(apply(model, examples, score).mean())
+
+
+def parameter_count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())

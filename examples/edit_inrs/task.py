@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from examples.common import Recipe, canonical, evaluate, train
-from examples.common.training import Batch, Epoch
+from examples.common import Trial, canonical, evaluate, make_editor, parameter_count
+from examples.common.training import Batch, Epoch, apply
 from examples.make_inrs import InrSet, render
 from lopt.errors import unknown
 from tasks.task import Split
@@ -73,35 +73,34 @@ class Editing:
     """One model with one seed: an `Experiment`.
 
     Args:
-        model: from weights to weights.
+        trial: with the splits of `batches`.
         frequency: ω of the INRs.
     """
 
-    def __init__(
-        self, model: nn.Module, splits: Mapping[str, Batch], frequency: float, recipe: Recipe, seed: int
-    ) -> None:
-        self.model, self.splits, self.frequency, self.recipe, self.seed = model, splits, frequency, recipe, seed
+    def __init__(self, trial: Trial, frequency: float) -> None:
+        self.trial, self.frequency = trial, frequency
+        torch.manual_seed(trial.seed)
+        self.model = make_editor(trial.method, trial.space, trial.splits["train"].tensors, trial.size)
 
     def epochs(self) -> Iterator[Epoch]:
-        torch.manual_seed(self.seed)
-        generator = torch.Generator().manual_seed(self.seed)
-        train_split, validation = self.splits["train"], self.splits["validation"]
-        return train(self.model, train_split, validation, self._loss, self._score, self.recipe, generator)
+        return self.trial.train(self.model, lambda model, batch: -self._score(model, batch).mean(), self._score)
 
     def found(self) -> dict[str, Any]:
         """The test error, how many parameters the model has, and the first edited test images, 0 .. 255."""
-        test, count = self.splits["test"], sum(p.numel() for p in self.model.parameters())
-        error = -evaluate(self.model, test, self._score)  # leaves the model in its evaluation mode
-        first = test.rows(slice(SHOWN))
-        with torch.no_grad():
-            images = render(self.model(first.tensors), first.target.shape[-1], self.frequency)
-        return {"test": error, "parameters": count, "shown": (255 * images.clamp(0, 1)).round().int().tolist()}
+        test = self.trial.splits["test"]
+        images = apply(self.model, test.rows(slice(SHOWN)), self._images)
+        return {
+            "test": -evaluate(self.model, test, self._score),
+            "parameters": parameter_count(self.model),
+            "shown": (255 * images.clamp(0, 1)).round().int().tolist(),
+        }
 
-    def _loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        return errors(render(model(batch.tensors), batch.target.shape[-1], self.frequency), batch.target).mean()
+    def _images(self, model: nn.Module, batch: Batch) -> Tensor:
+        """What the edited INRs show."""
+        return render(model(batch.tensors), batch.target.shape[-1], self.frequency)
 
     def _score(self, model: nn.Module, batch: Batch) -> Tensor:
-        return -errors(render(model(batch.tensors), batch.target.shape[-1], self.frequency), batch.target)
+        return -errors(self._images(model, batch), batch.target)
 
 
 def errors(images: Tensor, targets: Tensor) -> Tensor:

@@ -15,10 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import Tensor
 
+from examples.common import use_threads
 from examples.common.sets import make_set
+from examples.common.shards import Shard
 from examples.make_classifiers.folder import load_classifiers
 from examples.make_classifiers.training import Problem, initial_networks, load_problem, measure, train_all, training_of
-from examples.make_inrs.folder import Shard
 from meta_train.cli import run
 from tasks.arguments import check_at_least, check_positive, check_widths
 from tasks.data import SPLITS
@@ -29,8 +30,7 @@ INTERRUPTED = 130
 def main(config: DictConfig) -> int:
     """Makes what is missing of the set that `config` describes."""
     folder, made = Path(config.folder), settings(config)
-    check_positive("threads", config.threads)
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     problem = load_problem(made["data"], made["size"], made["network"], made["hidden"])
     console = Console(stderr=True, highlight=False)
 

@@ -55,7 +55,7 @@ def load_classifiers(
     Raises:
         InvalidInput: as `examples.common.sets.load_set`; or it holds networks of another kind.
     """
-    found = load_set(folder, PROGRAM, data, counts)
+    found = load_set(folder, PROGRAM, data, counts, stacklevel=2)
     if found.config["network"] != network:
         made = command_line(PROGRAM, f"{folder}_{network}", {"data": data, "network": network})
         raise InvalidInput(

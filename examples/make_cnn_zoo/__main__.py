@@ -18,12 +18,13 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import Tensor
 
+from examples.common import use_threads
 from examples.common.sets import make_set
+from examples.common.shards import Shard
 from examples.make_cnn_zoo.folder import Zoo, load_zoo
 from examples.make_cnn_zoo.hyper_parameters import Ranges, draw
 from examples.make_cnn_zoo.pictures import draw_zoo
 from examples.make_cnn_zoo.training import accuracies, train_networks
-from examples.make_inrs.folder import Shard
 from lopt.errors import InvalidInput
 from meta_train.cli import run
 from tasks import ImageData, load_images
@@ -37,8 +38,7 @@ INTERRUPTED = 130
 def main(config: DictConfig) -> int:
     """Makes what is missing of the zoo that `config` describes."""
     made, folder = settings(config), Path(config.folder)
-    check_positive("threads", config.threads)
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     console = Console(stderr=True, highlight=False)
     images = load_images(made["data"], made["size"])
     if made["tested"] > len(images.labels["test"]):

@@ -67,7 +67,7 @@ def load_zoo(folder: Path | str, data: str, counts: Mapping[str, int] | None = N
         InvalidInput: the folder is missing, of another data set, half-written, or without a sound shard of some split;
             with the command that makes it.
     """
-    found = load_set(folder, PROGRAM, data, counts)
+    found = load_set(folder, PROGRAM, data, counts, stacklevel=2)
     splits: dict[Split, Networks] = {}
     for split, rows in found.splits.items():
         tensors = {name: rows.pop(name) for name in shapes(10)}

@@ -1,7 +1,7 @@
 """Image data sets as data sets of networks: `python -m examples.make_inrs data=mnist` (see README.md).
 
 sirens.py    fits many SIRENs at once
-folder.py    a set on disk: manifest, shards, `load_inrs`
+folder.py    a set on disk: `load_inrs`
 crew.py      the processes that fit and write shards
 pictures.py  images beside their INRs
 """

@@ -16,8 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from examples.common.shards import Shard, begin, shards, sound, sweep
 from examples.make_inrs.crew import Job, make_all
-from examples.make_inrs.folder import Damaged, Shard, begin, load_inrs, read_shard, shards, sweep
+from examples.make_inrs.folder import load_inrs
 from examples.make_inrs.pictures import save_rows
 from examples.make_inrs.sirens import render
 from lopt.errors import InvalidInput
@@ -42,7 +43,7 @@ def main(config: DictConfig) -> int:
     begin(folder, made)
     sweep(folder)
     console = Console(stderr=True, highlight=False)
-    todo = [shard for shard in shards(folder, made) if not _sound(shard, made, console)]
+    todo = [shard for shard in shards(folder, made) if not sound(shard, made, console)]
     todo.sort(key=lambda shard: made[shard.split])  # small splits first: a part of the set can then be used early
     try:
         _make(todo, made, images, workers, console)
@@ -67,18 +68,6 @@ def settings(config: DictConfig) -> dict[str, Any]:
     check_at_least("initial", made["initial"], 0.0)
     check_at_least("seed", made["seed"], 0)
     return made
-
-
-def _sound(shard: Shard, config: dict[str, Any], console: Console) -> bool:
-    """Whether a shard is there; one that is damaged is named, and made again."""
-    if not shard.path.is_file():
-        return False
-    try:
-        read_shard(shard, config)
-    except Damaged as error:
-        console.print(f"{error}; it is made again", soft_wrap=True)
-        return False
-    return True
 
 
 def _make(todo: list[Shard], config: dict[str, Any], images: ImageData, workers: int, console: Console) -> None:

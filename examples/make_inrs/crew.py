@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from examples.make_inrs.folder import Shard, write_shard
+from examples.common.shards import Shard, generator_of, write_shard
 from examples.make_inrs.sirens import Fit, fit_sirens
-from tasks.data import SPLITS
 
 
 class Job(NamedTuple):
@@ -42,9 +41,7 @@ def fit_of(config: Mapping[str, Any]) -> Fit:
 def make(job: Job) -> Made:
     """Fits and writes one shard."""
     shard, config = job.shard, job.config
-    sequence = np.random.SeedSequence([config["seed"], SPLITS.index(shard.split), shard.start])
-    generator = torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
-    tensors, decibels = fit_sirens(torch.from_numpy(job.images), fit_of(config), generator)
+    tensors, decibels = fit_sirens(torch.from_numpy(job.images), fit_of(config), generator_of(shard, config))
     about = {
         "label": torch.from_numpy(job.labels),
         "psnr": decibels,

@@ -18,6 +18,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from examples.common.mlps import by_name, forward
+
 CHUNK = 32  # images fitted together: as many as keep their activations in the cache
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam
 LEAST_ERROR = 1e-10  # a perfect fit has a PSNR of 100 dB, not an infinite one
@@ -84,9 +86,7 @@ def render(tensors: Mapping[str, Tensor], size: int, frequency: float) -> Tensor
     """
     flat = list(tensors.values())
     x = coordinates(size).to(flat[0]).expand(len(flat[0]), -1, -1)
-    for layer, (weight, bias) in enumerate(zip(flat[::2], flat[1::2], strict=True)):
-        x = torch.baddbmm(bias.unsqueeze(1), torch.sin(frequency * x) if layer else x, weight.mT)
-    return x.mT.unflatten(-1, (size, size))
+    return forward(flat, x, lambda phase: torch.sin(frequency * phase)).mT.unflatten(-1, (size, size))
 
 
 def psnr(images: Tensor, targets: Tensor) -> Tensor:
@@ -116,8 +116,7 @@ def fit_sirens(images: Tensor, fit: Fit, generator: torch.Generator) -> tuple[di
     """
     size = images.shape[-1]
     parts = [_fit_chunk(chunk, fit, generator) for chunk in images.split(CHUNK)]
-    names = [f"{2 * layer}.{kind}" for layer in range(len(parts[0]) // 2) for kind in ("weight", "bias")]
-    tensors = dict(zip(names, map(torch.cat, zip(*parts, strict=True)), strict=True))
+    tensors = by_name([torch.cat(pieces) for pieces in zip(*parts, strict=True)])
     return tensors, psnr(render(tensors, size, fit.frequency), images)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from examples.common import mean_and_error
+from examples.common import mean_text, sizes_text
 from examples.make_cnn_zoo import Zoo
 from examples.predict_generalisation.task import PUBLISHED, TITLES
 
@@ -19,15 +19,12 @@ def table(data: str, results: Results, zoo: Zoo, epochs: int) -> str:
     """Kendall's tau of every method over its seeds, with the published ones, in Markdown."""
     lines = ["| method | Kendall's τ | parameters | seeds |", "| --- | ---: | ---: | ---: |"]
     for method, runs in results.items():
-        mean, error = mean_and_error([run["test"] for run in runs])
-        figure = f"{mean:.3f}" if error is None else f"{mean:.3f} ± {error:.3f}"
-        count = runs[0]["parameters"]
+        figure, count = mean_text([run["test"] for run in runs], 3), runs[0]["parameters"]
         lines.append(f"| {TITLES[method]} | {figure} | {'' if count is None else f'{count:,}'} | {len(runs)} |")
     for name, value in PUBLISHED.items():
         lines.append(f"| {name}, published, another zoo | {value} | | |")
-    sizes = ", ".join(f"{len(networks):,} {split}" for split, networks in zoo.splits.items())
     lines.append("")
-    lines.append(f"{data}: {sizes} networks, {epochs} epochs; mean and standard error over the seeds.")
+    lines.append(f"{data}: {sizes_text(zoo.splits)} networks, {epochs} epochs; mean and standard error over the seeds.")
     return "\n".join(lines)
 
 

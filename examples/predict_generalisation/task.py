@@ -5,7 +5,7 @@ Legend of shapes: N networks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -14,12 +14,11 @@ from scipy.stats import kendalltau
 from sklearn.ensemble import HistGradientBoostingRegressor
 from torch import Tensor, nn
 
-from examples.common import Architecture, Recipe, make_model, train
-from examples.common.training import EVALUATED, Batch, Epoch
+from examples.common import Trial, parameter_count
+from examples.common.runs import check_method
+from examples.common.training import Batch, Epoch, apply
 from examples.make_cnn_zoo import Zoo
 from examples.predict_generalisation.statistics import StatNN, statistics
-from lopt.errors import unknown
-from lopt.weight_space import WeightSpace
 
 STATNN, TREES = "statnn", "statnn_trees"
 # method -> what a table calls it
@@ -64,57 +63,37 @@ def tau(predicted: Tensor, actual: Tensor) -> float:
     return 0.0 if np.isnan(found) else found
 
 
-def check_method(method: str) -> None:
-    """Raises InvalidInput, with the near matches, unless there is such a method."""
-    if method not in METHODS:
-        raise unknown("model", method, METHODS)
-
-
 class Prediction:
     """One method with one seed: an `Experiment`. Boosted trees have no epochs.
 
     Args:
-        splits: those of `batches`.
+        trial: with the splits of `batches`.
     """
 
-    def __init__(
-        self,
-        method: str,
-        space: WeightSpace,
-        splits: Mapping[str, Batch],
-        size: Architecture,
-        recipe: Recipe,
-        seed: int,
-    ) -> None:
-        check_method(method)
-        self.splits, self.recipe, self.seed = splits, recipe, seed
-        torch.manual_seed(seed)
-        tensors = splits["train"].tensors
+    def __init__(self, trial: Trial) -> None:
+        check_method(trial.method, METHODS)
+        self.trial = trial
         self.model: nn.Module | HistGradientBoostingRegressor
-        if method == TREES:
-            self.model = HistGradientBoostingRegressor(random_state=seed)
-        elif method == STATNN:
-            self.model = StatNN(tensors, size.width)
+        if trial.method == TREES:
+            self.model = HistGradientBoostingRegressor(random_state=trial.seed)
+        elif trial.method == STATNN:
+            torch.manual_seed(trial.seed)
+            self.model = StatNN(trial.splits["train"].tensors, trial.size.width)
         else:
-            self.model = make_model(method, space, tensors, 1, size)
+            self.model = trial.make_model(1)
 
     def epochs(self) -> Iterator[Epoch]:
-        examples, generator = self.splits["train"], torch.Generator().manual_seed(self.seed)
         if isinstance(self.model, HistGradientBoostingRegressor):
+            examples = self.trial.splits["train"]
             self.model.fit(statistics(examples.tensors).numpy(), examples.target.numpy())
             return
-        torch.manual_seed(self.seed)
-        yield from train(self.model, examples, self.splits["validation"], loss, closeness, self.recipe, generator)
+        yield from self.trial.train(self.model, loss, closeness)
 
     def found(self) -> dict[str, object]:
         """Kendall's tau on the test split, what was predicted there, and how many parameters the model has."""
-        test = self.splits["test"]
+        test = self.trial.splits["test"]
         if isinstance(self.model, HistGradientBoostingRegressor):
             predicted, parameters = torch.from_numpy(self.model.predict(statistics(test.tensors).numpy())), None
         else:
-            self.model.eval()
-            with torch.no_grad():
-                rows = [slice(start, start + EVALUATED) for start in range(0, len(test), EVALUATED)]
-                predicted = torch.cat([predictions(self.model, test.rows(some)) for some in rows])
-            parameters = sum(p.numel() for p in self.model.parameters())
+            predicted, parameters = apply(self.model, test, predictions), parameter_count(self.model)
         return {"test": tau(predicted, test.target), "predicted": predicted.tolist(), "parameters": parameters}

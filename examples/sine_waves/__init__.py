@@ -1,7 +1,6 @@
 """Sine waves as networks, and three questions to their weights: `python -m examples.sine_waves` (see README.md).
 
 waves.py           a set of SIRENs, each fitted to a sine wave
-methods.py         the models, and what they are compared with
 regression.py      which frequency has the wave?
 representation.py  contrastive learning, then a linear probe for amplitude and frequency
 classifiers.py     binary image classifiers, and a corrupted domain of images

@@ -12,15 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from examples.common import Architecture, Recipe, Runs, run_all
-from examples.sine_waves import adaptation, methods, regression, report, representation
+from examples.common import Architecture, Recipe, Runs, prepare, run_all, starter, write_table
+from examples.common.methods import ALIGNED, AUGMENTED, TITLES
+from examples.sine_waves import adaptation, regression, report, representation
 from examples.sine_waves.adaptation import ADAPTERS, Adaptation
 from examples.sine_waves.classifiers import Corruption, make_binary_classifiers
-from examples.sine_waves.methods import check_methods
 from examples.sine_waves.regression import Regression
 from examples.sine_waves.representation import Contrast, Representation
 from examples.sine_waves.waves import make_waves
@@ -29,6 +28,7 @@ from meta_train.cli import run
 from tasks.arguments import check_positive
 
 INTERRUPTED = 130
+METHODS = ("dws", "hnp", "np", "mlp", AUGMENTED, ALIGNED)  # of regression and representation
 Settings = Mapping[str, Any]
 
 
@@ -37,10 +37,7 @@ def main(config: DictConfig) -> int:
     if settings["task"] not in TASKS:
         raise unknown("task", settings["task"], TASKS)
     own = settings[settings["task"]]
-    check_methods(own["models"], ADAPTERS if settings["task"] == "adaptation" else methods.METHODS)
-    for key in ("seeds", "threads"):
-        check_positive(key, settings[key])
-    torch.set_num_threads(settings["threads"])
+    prepare(settings, own["models"], ADAPTERS if settings["task"] == "adaptation" else METHODS)
     out = Path(settings["out"])
     console = Console(stderr=True, highlight=False)
     try:
@@ -48,9 +45,7 @@ def main(config: DictConfig) -> int:
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here")
         return INTERRUPTED
-    print(text)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "table.md").write_text(text + "\n", encoding="utf-8")
+    write_table(out, text)
     print(f"{out}: table.md and a picture")
     return 0
 
@@ -62,49 +57,39 @@ def _about(settings: Settings, own: Settings, **more: Any) -> dict[str, Any]:
 
 
 def _regression(settings: Settings, own: Settings, out: Path, console: Console) -> str:
-    sizes, recipe = sorted(own["sizes"]), Recipe(**own["recipe"])
+    sizes, size, recipe = sorted(own["sizes"]), Architecture(**settings["model"]), Recipe(**own["recipe"])
     most = own["waves"]["train"]
-    if not sizes or not all(1 <= size <= most for size in sizes):
+    if not sizes or not all(1 <= count <= most for count in sizes):
         raise InvalidInput(f"regression.sizes={sizes}: give numbers of train networks, at most {most}")
     waves = make_waves(Path(settings["folder"]) / "regression", own["waves"], console)
     results = {}
     for count in sizes:
         console.print(f"{count} train networks")
-        start = partial(_start_regression, waves.space, regression.batches(waves, count), settings, recipe)
+        start = starter(Regression, waves.space, regression.batches(waves, count), size, recipe)
         runs = Runs(out / str(count), _about(settings, own, train=count))
         results[count] = run_all(runs, own["models"], settings["seeds"], recipe.epochs, start)
-    report.draw_by_size(out / "regression.png", results, methods.TITLES)
-    return report.table_by_size(results, methods.TITLES)
-
-
-def _start_regression(
-    space: Any, splits: Any, settings: Settings, recipe: Recipe, method: str, seed: int
-) -> Regression:
-    return Regression(method, space, splits, Architecture(**settings["model"]), recipe, seed)
+    report.draw_by_size(out / "regression.png", results, TITLES)
+    return report.table_by_size(results, TITLES)
 
 
 def _representation(settings: Settings, own: Settings, out: Path, console: Console) -> str:
-    recipe, contrast = Recipe(**own["recipe"]), Contrast(**own["contrast"])
+    size, recipe = Architecture(**settings["model"]), Recipe(**own["recipe"])
+    experiment = partial(Representation, contrast=Contrast(**own["contrast"]))
     waves = make_waves(Path(settings["folder"]) / "representation", own["waves"], console)
-    splits, size = representation.batches(waves), Architecture(**settings["model"])
-
-    def start(method: str, seed: int) -> Representation:
-        return Representation(method, waves.space, splits, size, recipe, contrast, seed)
-
+    start = starter(experiment, waves.space, representation.batches(waves), size, recipe)
     results = run_all(Runs(out, _about(settings, own)), own["models"], settings["seeds"], recipe.epochs, start)
-    report.draw_embeddings(out / "representation.png", results, methods.TITLES, waves.splits["test"].wave)
-    return report.table(results, methods.TITLES, "test error of the probe", report.PROBED, 1.0, 2)
+    report.draw_embeddings(out / "representation.png", results, TITLES, waves.splits["test"].wave)
+    return report.table(results, TITLES, "test error of the probe", report.PROBED, 1.0, 2)
 
 
 def _adaptation(settings: Settings, own: Settings, out: Path, console: Console) -> str:
-    recipe, corruption = Recipe(**own["recipe"]), Corruption(**own["corruption"])
+    size, recipe = Architecture(**settings["model"]), Recipe(**own["recipe"])
+    corruption = Corruption(**own["corruption"])
     check_positive("adaptation.shown", own["shown"])
     found = make_binary_classifiers(Path(settings["folder"]) / "classifiers", own["classifiers"], console)
-    size = Architecture(**settings["model"])
-
-    def start(method: str, seed: int) -> Adaptation:
-        return Adaptation(method, found, corruption, own["shown"], size, recipe, seed)
-
+    experiment = partial(Adaptation, images=found.images, corruption=corruption, shown=own["shown"])
+    splits = {str(split): batch for split, batch in found.splits.items()}
+    start = starter(experiment, found.space, splits, size, recipe)
     results = run_all(Runs(out, _about(settings, own)), own["models"], settings["seeds"], recipe.epochs, start)
     report.draw_accuracies(out / "adaptation.png", results, adaptation.TITLES)
     return report.table(results, adaptation.TITLES, "accuracy on the target domain, %", report.ADAPTED, 100.0, 2)

@@ -8,28 +8,22 @@ Legend of shapes: B classifiers, M images of each, P pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from examples.common import Architecture, Recipe, evaluate, make_editor, train
+from examples.common import Trial, evaluate, make_editor, methods, parameter_count
+from examples.common.methods import ALIGNED, AUGMENTED, model_name
 from examples.common.training import Batch, Epoch
-from examples.sine_waves.classifiers import ClassifierSet, Corruption, accuracies, classify
-from examples.sine_waves.methods import augmentation, model_name, prepared
+from examples.sine_waves.classifiers import Corruption, Images, accuracies, classify
 from tasks.task import Split
 
 UNCHANGED = "none"  # the method that leaves the classifiers as they are
-TITLES = {
-    UNCHANGED: "no adaptation",
-    "dws": "DWS",
-    "np": "NP",
-    "mlp": "MLP",
-    "mlp_augmented": "MLP, permutation augmentation",
-    "mlp_aligned": "MLP, after alignment",
-}
-ADAPTERS = tuple(TITLES)
+ADAPTERS = (UNCHANGED, "dws", "np", "mlp", AUGMENTED, ALIGNED)
+TITLES = {**methods.TITLES, UNCHANGED: "no adaptation"}
 TESTED = 200  # images that a classifier is tested on
 
 
@@ -42,35 +36,24 @@ class Adaptation:
     """One method with one seed: an `Experiment`.
 
     Args:
+        images: of both domains, before they are corrupted.
         shown: M, images of a classifier in a step.
     """
 
-    def __init__(
-        self,
-        method: str,
-        found: ClassifierSet,
-        corruption: Corruption,
-        shown: int,
-        size: Architecture,
-        recipe: Recipe,
-        seed: int,
-    ) -> None:
-        self.method, self.images, self.corruption, self.shown = method, found.images, corruption, shown
-        self.recipe, self.seed = recipe, seed
-        self.splits = prepared(method, found.space, {str(split): batch for split, batch in found.splits.items()})
-        self.generator = torch.Generator().manual_seed(seed)
-        self.augment = augmentation(method, found.space, self.generator)
-        torch.manual_seed(seed)
-        if method == UNCHANGED:
+    def __init__(self, trial: Trial, images: Mapping[Split, Images], corruption: Corruption, shown: int) -> None:
+        self.trial, self.images, self.corruption, self.shown = trial, images, corruption, shown
+        torch.manual_seed(trial.seed)
+        if trial.method == UNCHANGED:
             self.model: nn.Module = Unchanged()
         else:
-            name = "hnp" if method == "dws" else model_name(method)  # the same maps
-            self.model = make_editor(name, found.space, self.splits["train"].tensors, size)
+            name = "hnp" if trial.method == "dws" else model_name(trial.method)  # the same maps
+            self.model = make_editor(name, trial.space, trial.splits["train"].tensors, trial.size)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The cross-entropy of the adapted classifiers on train images of the target domain."""
-        images, which = self.images["train"].draw(batch.target, self.shown, self.generator)
-        said = classify(model(batch.tensors), self.corruption(images, self.generator))
+        generator = self.trial.generator
+        images, which = self.images["train"].draw(batch.target, self.shown, generator)
+        said = classify(model(batch.tensors), self.corruption(images, generator))
         return F.cross_entropy(said.flatten(0, 1), which.flatten())
 
     def accuracy(self, split: Split, model: nn.Module, batch: Batch) -> Tensor:
@@ -80,21 +63,11 @@ class Adaptation:
         return accuracies(model(batch.tensors), self.corruption(images, generator), which)
 
     def epochs(self) -> Iterator[Epoch]:
-        if self.method == UNCHANGED:
-            return
-        torch.manual_seed(self.seed)
-        yield from train(
-            self.model,
-            self.splits["train"],
-            self.splits["validation"],
-            self.loss,
-            lambda model, batch: self.accuracy("validation", model, batch),
-            self.recipe,
-            self.generator,
-            augment=self.augment,
-        )
+        if self.trial.method == UNCHANGED:
+            return iter(())
+        return self.trial.train(self.model, self.loss, partial(self.accuracy, "validation"))
 
     def found(self) -> dict[str, float]:
         """The accuracy of the adapted test classifiers on test images of the target domain, and the parameters."""
-        right = evaluate(self.model, self.splits["test"], lambda model, batch: self.accuracy("test", model, batch))
-        return {"test": right, "parameters": sum(p.numel() for p in self.model.parameters())}
+        right = evaluate(self.model, self.trial.splits["test"], partial(self.accuracy, "test"))
+        return {"test": right, "parameters": parameter_count(self.model)}

@@ -9,7 +9,7 @@ Legend of shapes: B classifiers, M images of each, P = S * S pixels, n, m neuron
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
+from examples.common.mlps import forward, layers_of, space_of
 from examples.common.sets import load_set, make_set
+from examples.common.shards import Shard
 from examples.common.training import Batch
-from examples.make_inrs.folder import Shard
 from lopt.weight_space import WeightSpace
 from tasks import ImageData, load_images
 from tasks.arguments import check_at_least, check_positive, check_widths
@@ -82,13 +83,7 @@ class Corruption:
 
 def classify(tensors: Mapping[str, Tensor], images: Tensor) -> Tensor:
     """Logits of MLPs with ReLU, each on its own images: [B, M, P] -> [B, M, 2]."""
-    return _forward(list(tensors.values()), images)
-
-
-def _forward(tensors: Sequence[Tensor], x: Tensor) -> Tensor:
-    for layer, (weight, bias) in enumerate(zip(tensors[::2], tensors[1::2], strict=True)):
-        x = torch.baddbmm(bias.unsqueeze(1), x.relu() if layer else x, weight.mT)
-    return x
+    return forward(list(tensors.values()), images, torch.relu)
 
 
 def accuracies(tensors: Mapping[str, Tensor], images: Tensor, which: Tensor) -> Tensor:
@@ -125,12 +120,10 @@ def make_binary_classifiers(folder: Path, config: Mapping[str, Any], console: Co
     }
     make_set(folder, config, partial(_make, config, data, images["train"]), console)
     found = load_set(folder, PROGRAM, config["data"])
-    names = [f"{2 * layer}.{kind}" for layer in range(len(config["hidden"]) + 1) for kind in ("weight", "bias")]
     splits: dict[Split, Batch] = {
-        split: Batch({name: rows[name] for name in names}, rows["classes"]) for split, rows in found.splits.items()
+        split: Batch(layers_of(rows), rows["classes"]) for split, rows in found.splits.items()
     }
-    space = WeightSpace.linear_stack({name: x.shape[1:] for name, x in splits["train"].tensors.items()})
-    return ClassifierSet(splits, space, images, found.config)
+    return ClassifierSet(splits, space_of(splits["train"].tensors), images, found.config)
 
 
 def _make(

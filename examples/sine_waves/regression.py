@@ -5,16 +5,15 @@ Legend of shapes: N networks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from examples.common import Architecture, Recipe, evaluate, make_model, train
+from examples.common import Trial, evaluate, parameter_count
 from examples.common.training import Batch, Epoch
-from examples.sine_waves.methods import augmentation, model_name, prepared
 from examples.sine_waves.waves import WaveSet
-from lopt.weight_space import WeightSpace
 
 
 def batches(waves: WaveSet, count: int) -> dict[str, Batch]:
@@ -36,36 +35,20 @@ class Regression:
     """One method with one seed: an `Experiment`. The test error is in squared units of the frequency.
 
     Args:
-        splits: those of `batches`.
+        trial: with the splits of `batches`.
     """
 
-    def __init__(
-        self,
-        method: str,
-        space: WeightSpace,
-        splits: Mapping[str, Batch],
-        size: Architecture,
-        recipe: Recipe,
-        seed: int,
-    ) -> None:
-        self.recipe, self.seed = recipe, seed
-        std, mean = torch.std_mean(splits["train"].target)
+    def __init__(self, trial: Trial) -> None:
+        std, mean = torch.std_mean(trial.splits["train"].target)
         self.std = float(std)
-        seen = prepared(method, space, splits)
-        self.splits = {split: Batch(some.tensors, (some.target - mean) / std) for split, some in seen.items()}
-        self.generator = torch.Generator().manual_seed(seed)
-        self.augment = augmentation(method, space, self.generator)
-        torch.manual_seed(seed)
-        self.model = make_model(model_name(method), space, self.splits["train"].tensors, 1, size)
+        splits = {split: Batch(some.tensors, (some.target - mean) / std) for split, some in trial.splits.items()}
+        self.trial = replace(trial, splits=splits)
+        self.model = self.trial.make_model(1)
 
     def epochs(self) -> Iterator[Epoch]:
-        torch.manual_seed(self.seed)
-        train_split, validation = self.splits["train"], self.splits["validation"]
-        return train(
-            self.model, train_split, validation, loss, closeness, self.recipe, self.generator, augment=self.augment
-        )
+        return self.trial.train(self.model, loss, closeness)
 
     def found(self) -> dict[str, float]:
         """The mean squared error on the test split, and how many parameters the model has."""
-        error = -evaluate(self.model, self.splits["test"], closeness) * self.std**2
-        return {"test": error, "parameters": sum(p.numel() for p in self.model.parameters())}
+        error = -evaluate(self.model, self.trial.splits["test"], closeness) * self.std**2
+        return {"test": error, "parameters": parameter_count(self.model)}

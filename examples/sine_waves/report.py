@@ -12,7 +12,7 @@ from matplotlib.ticker import NullFormatter
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from examples.common import mean_and_error
+from examples.common import mean_and_error, mean_text
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]  # method -> what each seed found
 
@@ -27,16 +27,6 @@ ADAPTED = {
 }
 
 
-def figure_of(runs: Sequence[Mapping[str, Any]], scale: float = 1.0, places: int = 3) -> str:
-    """Mean and standard error over the seeds.
-
-    >>> figure_of([{"test": 0.5}, {"test": 0.7}], 100, 1), figure_of([{"test": 0.5}])
-    ('60.0 ± 10.0', '0.500')
-    """
-    mean, error = mean_and_error([scale * run["test"] for run in runs])
-    return f"{mean:.{places}f}" if error is None else f"{mean:.{places}f} ± {error:.{places}f}"
-
-
 def table_by_size(results: Mapping[int, Results], titles: Mapping[str, str]) -> str:
     """The test error of every method for every number of train networks, in Markdown."""
     methods = list(next(iter(results.values())))
@@ -45,7 +35,8 @@ def table_by_size(results: Mapping[int, Results], titles: Mapping[str, str]) -> 
         "| ---: | " + " | ".join("---:" for _ in methods) + " |",
     ]
     for size, found in results.items():
-        lines.append(f"| {size:,} | " + " | ".join(figure_of(found[method]) for method in methods) + " |")
+        errors = [mean_text([run["test"] for run in found[method]], 3) for method in methods]
+        lines.append(f"| {size:,} | {' | '.join(errors)} |")
     return "\n".join(lines)
 
 
@@ -56,8 +47,8 @@ def table(
     lines = [f"| method | {what} | parameters | seeds | DWSNets' paper |", "| --- | ---: | ---: | ---: | ---: |"]
     for method, runs in results.items():
         title, count = titles[method], runs[0]["parameters"]
-        beside = published.get(title, "")
-        lines.append(f"| {title} | {figure_of(runs, scale, places)} | {count:,} | {len(runs)} | {beside} |")
+        figure, beside = mean_text([scale * run["test"] for run in runs], places), published.get(title, "")
+        lines.append(f"| {title} | {figure} | {count:,} | {len(runs)} | {beside} |")
     return "\n".join(lines)
 
 

@@ -12,19 +12,17 @@ Legend of shapes: N networks, d = width of an embedding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from examples.common import Architecture, Recipe, make_model, train
-from examples.common.training import EVALUATED, Batch, Epoch, Tensors
-from examples.sine_waves.methods import augmentation, model_name, prepared
+from examples.common import Trial, parameter_count
+from examples.common.training import Batch, Epoch, Tensors, apply
 from examples.sine_waves.waves import WaveSet
 from lopt.functionals import mlp
-from lopt.weight_space import WeightSpace
 
 
 @dataclass(frozen=True)
@@ -91,62 +89,37 @@ class Representation:
     """One method with one seed: an `Experiment`.
 
     Args:
-        splits: those of `batches`.
+        trial: with the splits of `batches`.
     """
 
-    def __init__(
-        self,
-        method: str,
-        space: WeightSpace,
-        splits: Mapping[str, Batch],
-        size: Architecture,
-        recipe: Recipe,
-        contrast: Contrast,
-        seed: int,
-    ) -> None:
-        self.recipe, self.contrast, self.seed = recipe, contrast, seed
-        self.splits = prepared(method, space, splits)
-        self.generator = torch.Generator().manual_seed(seed)
-        self.augment = augmentation(method, space, self.generator)
-        torch.manual_seed(seed)
-        body = make_model(model_name(method), space, self.splits["train"].tensors, contrast.embedding, size)
-        self.model = Encoder(body, contrast.embedding)
+    def __init__(self, trial: Trial, contrast: Contrast) -> None:
+        self.trial, self.contrast = trial, contrast
+        self.model = Encoder(trial.make_model(contrast.embedding), contrast.embedding)
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         assert isinstance(model, Encoder)
         # While a model is evaluated, the views are the same every time.
-        generator = self.generator if model.training else torch.Generator().manual_seed(self.seed)
+        generator = self.trial.generator if model.training else torch.Generator().manual_seed(self.trial.seed)
         noisy = view(batch.tensors, self.contrast, generator)
         projected = [model.projection(model(tensors)) for tensors in (batch.tensors, noisy)]
         return contrastive_losses(projected[0], projected[1], self.contrast.temperature)
 
     def epochs(self) -> Iterator[Epoch]:
-        torch.manual_seed(self.seed)
-        return train(
+        return self.trial.train(
             self.model,
-            self.splits["train"],
-            self.splits["validation"],
             lambda model, batch: self.losses(model, batch).mean(),
             lambda model, batch: -self.losses(model, batch),
-            self.recipe,
-            self.generator,
-            augment=self.augment,
         )
 
-    @torch.no_grad()
     def embed(self, split: str) -> Tensor:
         """[N, d]."""
-        self.model.eval()
-        batch = self.splits[split]
-        rows = [slice(start, start + EVALUATED) for start in range(0, len(batch), EVALUATED)]
-        return torch.cat([self.model(batch.rows(some).tensors) for some in rows])
+        return apply(self.model, self.trial.splits[split], lambda model, batch: model(batch.tensors))
 
     def found(self) -> dict[str, object]:
         """The test error of the probe, mean over both coefficients, and the embeddings of the test split."""
-        embedded = self.embed("test")
-        error = probe(self.embed("train"), self.splits["train"].target, embedded, self.splits["test"].target)
-        count = sum(p.numel() for p in self.model.body.parameters())
-        return {"test": error, "parameters": count, "embedded": embedded.tolist()}
+        embedded, splits = self.embed("test"), self.trial.splits
+        error = probe(self.embed("train"), splits["train"].target, embedded, splits["test"].target)
+        return {"test": error, "parameters": parameter_count(self.model.body), "embedded": embedded.tolist()}
 
 
 def probe(seen: Tensor, target: Tensor, embedded: Tensor, wanted: Tensor) -> float:

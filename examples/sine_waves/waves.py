@@ -23,8 +23,9 @@ from rich.console import Console
 from torch import Tensor
 
 from examples.common import canonical
+from examples.common.mlps import by_name, forward, layers_of, space_of
 from examples.common.sets import load_set, make_set
-from examples.make_inrs.folder import Shard
+from examples.common.shards import Shard
 from examples.make_inrs.sirens import initial_sirens
 from lopt.errors import InvalidInput
 from lopt.weight_space import WeightSpace
@@ -63,10 +64,8 @@ class WaveSet:
 
 def evaluate_waves(tensors: Sequence[Tensor], x: Tensor, frequency: float) -> Tensor:
     """What SIRENs with one input and output say at the points x [P]: [B, P]."""
-    found = x.view(1, -1, 1).expand(len(tensors[0]), -1, -1)
-    for layer, (weight, bias) in enumerate(zip(tensors[::2], tensors[1::2], strict=True)):
-        found = torch.baddbmm(bias.unsqueeze(1), torch.sin(frequency * found) if layer else found, weight.mT)
-    return found.squeeze(-1)
+    points = x.view(1, -1, 1).expand(len(tensors[0]), -1, -1)
+    return forward(tensors, points, lambda phase: torch.sin(frequency * phase)).squeeze(-1)
 
 
 def fit_waves(wave: Tensor, config: Mapping[str, Any], generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
@@ -82,8 +81,7 @@ def fit_waves(wave: Tensor, config: Mapping[str, Any], generator: torch.Generato
     """
     parts = [_fit_chunk(rows, config, generator) for rows in wave.split(CHUNK)]
     tensors = [torch.cat(pieces) for pieces in zip(*(tensors for tensors, _ in parts), strict=True)]
-    names = [f"{2 * layer}.{kind}" for layer in range(len(tensors) // 2) for kind in ("weight", "bias")]
-    return dict(zip(names, tensors, strict=True)), torch.cat([error for _, error in parts])
+    return by_name(tensors), torch.cat([error for _, error in parts])
 
 
 def _fit_chunk(wave: Tensor, config: Mapping[str, Any], generator: torch.Generator) -> tuple[list[Tensor], Tensor]:
@@ -118,12 +116,10 @@ def make_waves(folder: Path, config: Mapping[str, Any], console: Console) -> Wav
     found = load_set(folder, PROGRAM, DATA)
     splits: dict[Split, Waves] = {}
     for split, rows in found.splits.items():
-        tensors = {name: x for name, x in rows.items() if name not in ("wave", "error")}
-        tensors = dict(sorted(tensors.items(), key=lambda item: _place(item[0])))
+        tensors = layers_of(rows)
         tensors = canonical(tensors, config["omega"]) if config["signs"] else tensors
         splits[split] = Waves(tensors, rows["wave"], rows["error"])
-    space = WeightSpace.linear_stack({name: x.shape[1:] for name, x in splits["train"].tensors.items()})
-    return WaveSet(splits, space, found.config)
+    return WaveSet(splits, space_of(splits["train"].tensors), found.config)
 
 
 def check_waves(config: Mapping[str, Any]) -> None:
@@ -143,8 +139,3 @@ def _make(config: Mapping[str, Any], shard: Shard, generator: torch.Generator) -
     wave = low + (high - low) * torch.rand(shard.stop - shard.start, 2, generator=generator)
     tensors, error = fit_waves(wave, config, generator)
     return {**tensors, "wave": wave, "error": error}
-
-
-def _place(name: str) -> tuple[int, bool]:
-    layer, kind = name.split(".")
-    return int(layer), kind == "bias"

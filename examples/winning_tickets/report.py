@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from examples.common import mean_and_error
+from examples.common import mean_and_error, mean_text, sizes_text
 from examples.make_classifiers import ClassifierSet
 from examples.winning_tickets.task import TITLES
 
@@ -20,23 +20,18 @@ def table(results: Results, found: ClassifierSet, sparsity: float, epochs: int) 
     lines = ["| mask | test accuracy, % | test loss | of the ticket, % |", "| --- | ---: | ---: | ---: |"]
     for method, runs in results.items():
         figures = [
-            _figure([100 * run["test"] for run in runs], 2),
-            _figure([run["loss"] for run in runs], 3),
-            _figure([100 * run["overlap"] for run in runs], 1),
+            mean_text([100 * run["test"] for run in runs], 2),
+            mean_text([run["loss"] for run in runs], 3),
+            mean_text([100 * run["overlap"] for run in runs], 1),
         ]
         lines.append(f"| {TITLES[method]} | {' | '.join(figures)} |")
-    sizes = ", ".join(f"{len(networks):,} {split}" for split, networks in found.splits.items())
     lines.append("")
     lines.append(
         f"{found.config['data']}, {found.config['network']} {found.config['hidden']}, sparsity {100 * sparsity:g} %: "
-        f"{sizes} networks, {epochs} epochs; mean over the test networks, and standard error over the seeds."
+        f"{sizes_text(found.splits)} networks, {epochs} epochs; mean over the test networks, and standard error over "
+        "the seeds."
     )
     return "\n".join(lines)
-
-
-def _figure(values: Sequence[float], digits: int) -> str:
-    mean, error = mean_and_error(values)
-    return f"{mean:.{digits}f}" if error is None else f"{mean:.{digits}f} ± {error:.{digits}f}"
 
 
 def draw(path: Path, results: Results, sparsity: float) -> None:

@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from examples.common import Architecture, Recipe, train
+from examples.common import Architecture, Trial
 from examples.common.models import Channel, Standardise, Unchannel
+from examples.common.runs import check_method
 from examples.common.training import Batch, Epoch
 from examples.make_classifiers import ClassifierSet, Problem, Training, measure, train_all
 from examples.winning_tickets.masks import (
@@ -48,12 +49,6 @@ TITLES = {
     "dense": "no mask",
 }
 METHODS = tuple(TITLES)
-
-
-def check_method(method: str) -> None:
-    """Raises InvalidInput, with the near matches, unless there is such a method."""
-    if method not in METHODS:
-        raise unknown("method", method, METHODS)
 
 
 def make_scorer(name: str, space: WeightSpace, tensors: Mapping[str, Tensor], size: Architecture) -> nn.Module:
@@ -91,44 +86,28 @@ class Ticket:
     """One method with one seed: an `Experiment`. Those that do not learn have no epochs.
 
     Args:
-        splits: those of `batches`.
+        trial: with the splits of `batches`.
         training: how networks are trained from what a mask leaves of them.
         tested: how many test images they are measured on.
     """
 
-    def __init__(
-        self,
-        method: str,
-        problem: Problem,
-        splits: Mapping[str, Batch],
-        size: Architecture,
-        recipe: Recipe,
-        training: Training,
-        sparsity: float,
-        tested: int,
-        seed: int,
-    ) -> None:
-        check_method(method)
-        self.method, self.problem, self.splits, self.recipe, self.training = method, problem, splits, recipe, training
-        self.sparsity, self.tested, self.seed = sparsity, tested, seed
-        self.names = weights_of(splits["train"].tensors)
-        torch.manual_seed(seed)
-        learned = method in LEARNED
-        self.model = make_scorer(method, problem.space, splits["train"].tensors, size) if learned else None
+    def __init__(self, trial: Trial, problem: Problem, training: Training, sparsity: float, tested: int) -> None:
+        check_method(trial.method, METHODS, "method")
+        self.trial, self.problem, self.training, self.sparsity, self.tested = trial, problem, training, sparsity, tested
+        networks = trial.splits["train"].tensors
+        self.names = weights_of(networks)
+        torch.manual_seed(trial.seed)
+        learned = trial.method in LEARNED
+        self.model = make_scorer(trial.method, trial.space, networks, trial.size) if learned else None
 
     def epochs(self) -> Iterator[Epoch]:
-        if self.model is None:
-            return iter(())
-        torch.manual_seed(self.seed)
-        generator = torch.Generator().manual_seed(self.seed)
-        train_split, validation = self.splits["train"], self.splits["validation"]
-        return train(self.model, train_split, validation, self._loss, self._score, self.recipe, generator)
+        return iter(()) if self.model is None else self.trial.train(self.model, self._loss, self._score)
 
     def found(self) -> dict[str, Any]:
         """Test accuracy and loss of the networks of the test split trained under their masks, and the overlap."""
-        test = self.splits["test"]
-        masks = self.masks(test, torch.Generator().manual_seed(self.seed))
-        order = torch.Generator().manual_seed(self.seed)  # the same batches for every method
+        test, seed = self.trial.splits["test"], self.trial.seed
+        masks = self.masks(test, torch.Generator().manual_seed(seed))
+        order = torch.Generator().manual_seed(seed)  # the same batches for every method
         trained = train_all(self.problem, test.tensors, self.training, order, masks)
         measured = measure(self.problem, trained, "test", self.tested)
         return {
@@ -152,14 +131,14 @@ class Ticket:
             row = self._logits(self.model.eval(), batch).sigmoid()
             probabilities = unrowed(row, weights, self.names)
             return keep_in_each(probabilities, shares(probabilities, self.sparsity))
-        if self.method == "random":
+        if self.trial.method == "random":
             drawn = {name: torch.rand(x.shape, generator=generator) for name, x in weights.items()}
             return keep_in_each(drawn, alike)
-        if self.method == "magnitude":
+        if self.trial.method == "magnitude":
             return keep_in_each({name: x.abs() for name, x in weights.items()}, alike)
-        if self.method == "shuffled":
+        if self.trial.method == "shuffled":
             return shuffled_within(ticket, generator)
-        return ticket if self.method == "ticket" else {name: torch.ones_like(x) for name, x in weights.items()}
+        return ticket if self.trial.method == "ticket" else {name: torch.ones_like(x) for name, x in weights.items()}
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """[N, W]: those of the share that stays, and what the model adds to them."""

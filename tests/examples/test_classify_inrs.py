@@ -1,54 +1,32 @@
 """A small version of INR classification: digits of 8 x 8 pixels, SIRENs with one hidden layer."""
 
-from typing import Any
-
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from examples.classify_inrs.__main__ import main
-from examples.classify_inrs.task import ALIGNED, METHODS, aligned, batches
+from examples.classify_inrs.task import METHODS, batches
+from examples.common.methods import ALIGNED, prepared
 from examples.make_inrs import load_inrs
-from examples.make_inrs.__main__ import main as make
 from lopt.errors import InvalidInput
-from meta_train.cli import CONFIGS
+from tests.examples.common import column, configured, small_inrs
 
-CONFIG = OmegaConf.load(CONFIGS / "examples" / "classify_inrs.yaml")
-MAKER = OmegaConf.load(CONFIGS / "examples" / "make_inrs.yaml")
 SMALL = {"channels": 12, "layers": 2, "code": 4, "heads": 2, "pool": "max", "head": 32, "width": 64}
 
 
 @pytest.fixture(scope="module")
 def inrs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inrs")
-    changed = {"data": "digits", "folder": str(folder), "size": 8, "pixels": 64, "frequency": 4.0, "hidden": [16]}
-    changed |= {"train": 400, "validation": 100, "test": 200, "shard": 400, "steps": 100, "lr": 0.02, "workers": 1}
-    assert make(_config(MAKER, changed)) == 0
-    return folder
-
-
-def _config(base, changed) -> DictConfig:
-    content: Any = OmegaConf.to_container(base)
-    config = OmegaConf.create({k: v for k, v in content.items() if k not in ("defaults", "hydra")})
-    merged = OmegaConf.merge(config, changed)
-    assert isinstance(merged, DictConfig)
-    return merged
+    return small_inrs(tmp_path_factory.mktemp("inrs"), train=400, validation=100, test=200)
 
 
 def run(inrs, out, **changed):
     changed = {"data": "digits", "folder": str(inrs), "out": str(out), "threads": 1, "model": SMALL, **changed}
     changed["recipe"] = {"epochs": 12, "batch_size": 32, **changed.get("recipe", {})}
-    return main(_config(CONFIG, changed))
-
-
-def accuracies(text):
-    rows = [line.split("|") for line in text.splitlines() if line.startswith("| ") and "---" not in line]
-    return {row[1].strip(): float(row[2].split("±")[0]) for row in rows[1:]}
+    return main(configured("classify_inrs", changed))
 
 
 def test_the_equivariant_model_beats_the_mlp_on_raw_weights(inrs, tmp_path, capsys):
     assert run(inrs, tmp_path, models=["hnp", "mlp"], seeds=1) == 0
-    found = accuracies((tmp_path / "table.md").read_text())
+    found = column((tmp_path / "table.md").read_text())
     assert found["HNP"] > found["MLP"] + 10
     assert found["HNP"] > 30  # chance is 10
     assert (tmp_path / "accuracy.png").stat().st_size > 1000
@@ -57,15 +35,15 @@ def test_the_equivariant_model_beats_the_mlp_on_raw_weights(inrs, tmp_path, caps
     before = (tmp_path / "hnp-0.json").stat().st_mtime_ns
     assert run(inrs, tmp_path, models=["hnp", "mlp"], seeds=1) == 0
     assert (tmp_path / "hnp-0.json").stat().st_mtime_ns == before
-    assert accuracies((tmp_path / "table.md").read_text()) == found
+    assert column((tmp_path / "table.md").read_text()) == found
     assert run(inrs, tmp_path, models=["mlp"], seeds=1, recipe={"epochs": 1}) == 0
-    assert accuracies((tmp_path / "table.md").read_text())["MLP"] != found["MLP"]
+    assert column((tmp_path / "table.md").read_text())["MLP"] != found["MLP"]
 
 
 def test_every_method_runs_over_several_seeds(inrs, tmp_path):
     assert run(inrs, tmp_path, models=list(METHODS), seeds=2, train=40, recipe={"epochs": 1}) == 0
     text = (tmp_path / "table.md").read_text()
-    assert len(accuracies(text)) == len(METHODS)
+    assert len(column(text)) == len(METHODS)
     assert text.count("±") == len(METHODS)
     assert "40 train, 100 validation, 200 test INRs, 1 epochs" in text
 
@@ -73,7 +51,7 @@ def test_every_method_runs_over_several_seeds(inrs, tmp_path):
 def test_alignment_brings_the_networks_closer_to_the_first(inrs):
     found = load_inrs(inrs, "digits", {"train": 50})
     plain = batches(found)
-    near = aligned(found.space, plain)
+    near = prepared(ALIGNED, found.space, plain)
     first = plain["train"].tensors["0.weight"][:1]
     distances = [(splits["train"].tensors["0.weight"] - first).square().mean() for splits in (plain, near)]
     assert distances[1] < 0.5 * distances[0]

@@ -1,6 +1,7 @@
-"""What the examples share: permutations of each network, alignment, the symmetry of sines, models, and the loop."""
+"""What the examples share: permutations, alignment, the symmetry of sines, models, the loop, sets, and commands."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +13,16 @@ from examples.common import (
     canonical,
     make_model,
     permute_each,
+    prepare,
     random_permutations,
+    starter,
     train,
+    use_threads,
 )
+from examples.common.methods import ALIGNED, AUGMENTED, TITLES
 from examples.common.models import NAMES
-from examples.common.training import Batch, evaluate
+from examples.common.shards import Shard, digest, generator_of
+from examples.common.training import EVALUATED, Batch, apply, evaluate
 from examples.make_inrs import render
 from examples.make_inrs.sirens import initial_sirens
 from lopt.errors import InvalidInput
@@ -130,3 +136,83 @@ def test_the_loop_learns_keeps_the_best_epoch_and_repeats_itself():
         runs.append(epochs)
     assert runs[0] == runs[1]
     assert runs[0][-1].score > 0.5 * runs[0][0].score  # the error is halved at least; scores are negative errors
+
+
+def test_apply_is_the_whole_at_once_without_gradients_and_dropout():
+    tensors = sirens(EVALUATED + 3)
+    examples = Batch(tensors, torch.zeros(EVALUATED + 3))
+    model = torch.nn.Sequential(torch.nn.Linear(6, 2), torch.nn.Dropout(0.5)).train()
+    sizes = []
+
+    def said(model, batch):
+        sizes.append(len(batch))
+        return model(batch.tensors["0.bias"])
+
+    found = apply(model, examples, said)
+    assert sizes == [EVALUATED, 3] and not found.requires_grad
+    torch.testing.assert_close(found, model[0](tensors["0.bias"]).detach())
+
+
+def test_trials_are_seeded_and_only_the_aligned_ones_see_other_networks():
+    splits = {"train": Batch(sirens(5), torch.arange(5.0))}
+    size = Architecture(channels=4, layers=1, head=8, width=8)
+    start = starter(lambda trial: trial, SPACE, splits, size, Recipe(1))
+    plain, near, again = start("mlp", 3), start(ALIGNED, 3), start(ALIGNED, 4)
+    assert plain.splits["train"] is splits["train"] and near.splits["train"] is again.splits["train"]
+    assert not near.splits["train"].tensors["0.bias"].equal(splits["train"].tensors["0.bias"])
+    weights = [trial.make_model(1).state_dict()["2.0.weight"] for trial in (plain, start("mlp", 3), start("mlp", 4))]
+    assert weights[0].equal(weights[1]) and not weights[0].equal(weights[2])
+    assert set(TITLES) == {*NAMES, AUGMENTED, ALIGNED}
+
+
+def test_augmentation_permutes_the_networks_that_the_loss_sees():
+    examples = Batch(sirens(6), torch.zeros(6))
+    splits = {"train": examples, "validation": examples}
+    size = Architecture(width=8)
+    seen = {}
+    for method in ("mlp", AUGMENTED):
+
+        def loss(model, batch, method=method):
+            if model.training:
+                seen[method] = batch.tensors
+            return model(batch.tensors).square().mean()
+
+        trial = starter(lambda trial: trial, SPACE, splits, size, Recipe(1, 6))(method, 0)
+        list(trial.train(trial.make_model(1), loss, lambda model, batch: -model(batch.tensors)[:, 0]))
+    plain, shuffled = seen["mlp"]["0.bias"], seen[AUGMENTED]["0.bias"]
+    assert not shuffled.equal(plain)
+    torch.testing.assert_close(shuffled.sort(1).values, plain.sort(1).values)
+
+
+def test_sets_that_are_on_disk_stay_readable_and_go_on_with_the_same_numbers():
+    # What files made so far hold, and what the shards that are still missing will be drawn from.
+    config = {"data": "digits", "train": 8, "validation": 4, "test": 4, "shard": 4, "seed": 3, "hidden": [16]}
+    assert digest(config) == "3df97adad74e250d"
+    seeds = [generator_of(Shard(split, 4, 8, Path()), config).initial_seed() for split in ("train", "test")]
+    assert seeds == [191171737318897464, 2653433342817477849]
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield before
+    torch.set_num_threads(before)
+
+
+def test_a_command_begins_with_its_threads_and_counts(threads):
+    settings = {"seeds": 1, "threads": threads + 1, "train": 5, "validation": None}
+    assert prepare(settings, ["mlp"], NAMES) == {"train": 5}
+    assert torch.get_num_threads() == threads + 1
+    use_threads(threads)
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, None])
+@pytest.mark.parametrize("key", ["seeds", "threads"])
+def test_a_command_refuses_bad_numbers_and_names(threads, key, value):
+    settings = {"seeds": 1, "threads": threads + 1}
+    with pytest.raises(InvalidInput, match=f"{key}={value}"):
+        prepare({**settings, key: value}, ["mlp"], NAMES)
+    with pytest.raises(InvalidInput, match="unknown method 'mpl'; did you mean 'mlp'"):
+        prepare(settings, ["mpl"], NAMES, "method")
+    assert torch.get_num_threads() == threads

@@ -1,35 +1,19 @@
 """A small version of INR editing: digits of 8 x 8 pixels, SIRENs with one hidden layer."""
 
-from typing import Any
-
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from examples.common import Architecture, make_editor, permute_each, random_permutations
 from examples.edit_inrs.__main__ import main
 from examples.edit_inrs.task import EDITS, contrast, dilation, errors
 from examples.make_inrs import load_inrs
-from examples.make_inrs.__main__ import main as make
 from lopt.errors import InvalidInput
-from meta_train.cli import CONFIGS
-
-
-def configured(name, changed) -> DictConfig:
-    content: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / "examples" / f"{name}.yaml"))
-    kept = {key: value for key, value in content.items() if key not in ("defaults", "hydra")}
-    merged = OmegaConf.merge(OmegaConf.create(kept), changed)
-    assert isinstance(merged, DictConfig)
-    return merged
+from tests.examples.common import column, configured, small_inrs
 
 
 @pytest.fixture(scope="module")
 def inrs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inrs")
-    changed = {"data": "digits", "folder": str(folder), "size": 8, "pixels": 64, "frequency": 4.0, "hidden": [16]}
-    changed |= {"train": 300, "validation": 60, "test": 100, "shard": 400, "steps": 100, "lr": 0.02, "workers": 1}
-    assert make(configured("make_inrs", changed)) == 0
-    return folder
+    return small_inrs(tmp_path_factory.mktemp("inrs"), train=300, validation=60, test=100)
 
 
 def run(inrs, out, **changed):
@@ -41,8 +25,7 @@ def run(inrs, out, **changed):
 
 def test_the_equivariant_editor_beats_the_mlp_on_raw_weights(inrs, tmp_path):
     assert run(inrs, tmp_path, models=["hnp", "mlp"]) == 0
-    rows = [line.split("|") for line in (tmp_path / "table.md").read_text().splitlines() if line.startswith("| ")]
-    found = {row[1].strip(): float(row[2].split("±")[0]) for row in rows[2:]}
+    found = column((tmp_path / "table.md").read_text())
     assert found["HNP"] < 0.85 * found["MLP"]
     assert found["HNP"] < 0.6 * found["no edit"]
     assert (tmp_path / "pictures.png").stat().st_size > 1000

@@ -1,20 +1,17 @@
 """Classifiers trained together, against one at a time; and a set on disk that is stopped, cut and changed."""
 
 import shutil
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from omegaconf import DictConfig, OmegaConf
 from torch.func import functional_call
 
 from examples.make_classifiers import Training, initial_networks, load_classifiers, load_problem, measure, train_all
 from examples.make_classifiers import __main__ as maker
 from lopt.errors import InvalidInput
-from meta_train.cli import CONFIGS
+from tests.examples.common import configured
 
-CONFIG = OmegaConf.load(CONFIGS / "examples" / "make_classifiers.yaml")
 SMALL = {
     "data": "digits",
     "hidden": [16],
@@ -30,11 +27,7 @@ WANTED = ("digits", "mlp")
 
 def make(folder, **changed) -> int:
     """What `python -m examples.make_classifiers` does once Hydra has read the configuration."""
-    content: Any = OmegaConf.to_container(CONFIG)
-    base = OmegaConf.create({k: v for k, v in content.items() if k not in ("defaults", "hydra")})
-    merged = OmegaConf.merge(base, {**SMALL, "folder": str(folder), **changed})
-    assert isinstance(merged, DictConfig)
-    return maker.main(merged)
+    return maker.main(configured("make_classifiers", {**SMALL, "folder": str(folder), **changed}))
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +136,10 @@ def test_a_stopped_command_goes_on_and_ends_with_the_same_numbers(made, tmp_path
 def test_a_damaged_shard_is_named_and_made_again(copied, made, capsys):
     path = copied / "train-00001.safetensors"
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.warns(UserWarning, match=r"train-00001.*left out.*\n  python -m examples.make_classifiers folder="):
+    told = r"train-00001.*left out.*\n  python -m examples.make_classifiers folder="
+    with pytest.warns(UserWarning, match=told) as caught:
         found = load_classifiers(copied, *WANTED)
+    assert [warning.filename for warning in caught] == [__file__]
     assert found.damaged == (path,) and len(found.splits["train"]) == 3
     assert make(copied) == 0
     assert "made again" in capsys.readouterr().err

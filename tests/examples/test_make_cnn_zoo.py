@@ -2,24 +2,22 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 from torch import nn
 
 from examples.common import sets
+from examples.common.shards import write_shard
 from examples.make_cnn_zoo import SPACE, HyperParameters, Ranges, draw, load_zoo, logits, train_networks
 from examples.make_cnn_zoo.__main__ import main
 from examples.make_cnn_zoo.training import accuracies, initial, shapes
-from examples.make_inrs.folder import read_manifest, write_shard
 from lopt.errors import InvalidInput
 from lopt.tracing import trace
-from meta_train.cli import CONFIGS
 from tasks import load_images
+from tests.examples.common import DAMAGES, assert_same, configured, damage
 
 SMALL = {
     "data": "digits",
@@ -36,11 +34,7 @@ RANGES = Ranges((0.3, 3.0), (3e-4, 3e-2), (1e-4, 1.0), 0.5, (0.25, 1.0), (30, 30
 
 def make(folder: Path, **changed) -> int:
     """What `python -m examples.make_cnn_zoo` does once Hydra has read the configuration."""
-    content: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / "examples" / "make_cnn_zoo.yaml"))
-    own = {key: value for key, value in content.items() if key not in ("defaults", "hydra")}
-    config = OmegaConf.create({**own, **SMALL, "folder": str(folder), **changed})
-    assert isinstance(config, DictConfig)
-    return main(config)
+    return main(configured("make_cnn_zoo", {**SMALL, "folder": str(folder), **changed}))
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +182,7 @@ def test_what_was_stopped_goes_on_and_ends_with_the_same_numbers(made, tmp_path,
             raise KeyboardInterrupt
         write_shard(shard, config, rows)
 
-    monkeypatch.setattr(sets, "write", interrupted)
+    monkeypatch.setattr(sets, "write_shard", interrupted)
     folder = tmp_path / "stopped"
     assert make(folder) == 130
     assert "the same command goes on" in capsys.readouterr().err
@@ -198,25 +192,17 @@ def test_what_was_stopped_goes_on_and_ends_with_the_same_numbers(made, tmp_path,
     monkeypatch.undo()
     assert make(folder) == 0
     for path in made.glob("*.safetensors"):
-        first, second = load_file(path), load_file(folder / path.name)
-        assert first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
+        assert_same(path, folder / path.name)
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "foreign"])
-def test_a_damaged_shard_is_named_the_rest_is_used_and_it_is_made_again(copied, made, damage, capsys):
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_shard_is_named_the_rest_is_used_and_it_is_made_again(copied, made, how, capsys):
     path = copied / "train-00001.safetensors"
-    content = bytearray(path.read_bytes())
-    if damage == "cut":
-        path.write_bytes(content[: len(content) // 2])
-    elif damage == "flipped":
-        content[-5] ^= 64
-        path.write_bytes(content)
-    else:
-        config = read_manifest(copied) | {"seed": 1}
-        shard = next(shard for shard in sets.shards(copied, config) if shard.path == path)
-        write_shard(shard, config, load_file(path))
-    with pytest.warns(UserWarning, match=r"train-00001.safetensors.*left out.*\n.*python -m examples.make_cnn_zoo"):
+    damage(path, how)
+    told = r"train-00001.safetensors.*left out.*\n.*python -m examples.make_cnn_zoo"
+    with pytest.warns(UserWarning, match=told) as caught:
         zoo = load_zoo(copied, "digits")
+    assert [warning.filename for warning in caught] == [__file__]
     assert zoo.damaged == (path,) and len(zoo.splits["train"]) == 4
     assert make(copied) == 0
     assert "train-00001.safetensors" in (said := capsys.readouterr().err) and "made again" in said

@@ -10,15 +10,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from omegaconf import OmegaConf
-from safetensors.torch import load_file
 
+from examples.common.shards import read_manifest, shards
 from examples.make_inrs import Fit, crew, fit_sirens, load_inrs, psnr, render
 from examples.make_inrs.__main__ import main
-from examples.make_inrs.folder import read_manifest, shards, write_shard
 from examples.make_inrs.sirens import CHUNK, coordinates, initial_sirens
 from lopt.errors import InvalidInput
 from tasks import load_images
 from tasks.modules.siren import siren
+from tests.examples.common import DAMAGES, assert_same, damage
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -37,12 +37,6 @@ SMALL |= {"shard": 4, "workers": 1, "frequency": 8.0, "lr": 0.02, "seed": 0, "in
 def make(folder: Path, **changed) -> int:
     """What `python -m examples.make_inrs` does once Hydra has read the configuration."""
     return main(OmegaConf.create({"folder": str(folder), **SMALL, **changed}))
-
-
-def assert_same(one: Path, other: Path) -> None:
-    """The same numbers to the last bit. A file's header may name them in another order."""
-    first, second = load_file(one), load_file(other)
-    assert first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
 
 
 @pytest.fixture(scope="module")
@@ -176,21 +170,14 @@ def test_another_configuration_is_refused_and_named(copied):
         make(copied, steps=61)
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "foreign"])
-def test_a_damaged_shard_is_named_and_the_rest_is_used(copied, damage):
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_shard_is_named_and_the_rest_is_used(copied, how):
     path = copied / "train-00001.safetensors"
-    content = bytearray(path.read_bytes())
-    if damage == "cut":
-        path.write_bytes(content[: len(content) // 2])
-    elif damage == "flipped":
-        content[-5] ^= 64
-        path.write_bytes(content)
-    else:
-        other = read_manifest(copied) | {"seed": 1}
-        shard = next(shard for shard in shards(copied, other) if shard.path == path)
-        write_shard(shard, other, load_file(path))
-    with pytest.warns(UserWarning, match=r"train-00001.safetensors.*left out.*\n.*python -m examples.make_inrs"):
+    damage(path, how)
+    told = r"train-00001.safetensors.*left out.*\n.*python -m examples.make_inrs"
+    with pytest.warns(UserWarning, match=told) as caught:
         found = load_inrs(copied, "digits")
+    assert [warning.filename for warning in caught] == [__file__]
     assert found.damaged == (path,)
     assert found.splits["train"].index.tolist() == [*range(4), *range(8, 12)]
 

@@ -1,54 +1,36 @@
 """A small version of predicting generalisation: CNNs trained for a few steps on digits."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from examples.make_cnn_zoo.__main__ import main as make
 from examples.predict_generalisation.__main__ import main
 from examples.predict_generalisation.statistics import QUANTILES, StatNN, statistics
 from examples.predict_generalisation.task import METHODS, TITLES, tau
 from lopt.errors import InvalidInput
-from meta_train.cli import CONFIGS
+from tests.examples.common import column, configured
 
-CONFIG = OmegaConf.load(CONFIGS / "examples" / "predict_generalisation.yaml")
-MAKER = OmegaConf.load(CONFIGS / "examples" / "make_cnn_zoo.yaml")
 SMALL = {"channels": 4, "layers": 2, "code": 4, "pool": "mean", "head": 32, "width": 64}
-
-
-def _config(base, changed) -> DictConfig:
-    content: Any = OmegaConf.to_container(base)
-    config = OmegaConf.create({k: v for k, v in content.items() if k not in ("defaults", "hydra")})
-    merged = OmegaConf.merge(config, changed)
-    assert isinstance(merged, DictConfig)
-    return merged
 
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("zoo")
     changed = {"data": "digits", "folder": str(folder), "train": 200, "validation": 50, "test": 100, "tested": 200}
-    assert make(_config(MAKER, {**changed, "steps": [5, 60], "batch": 16, "lr": [0.001, 0.03]})) == 0
+    assert make(configured("make_cnn_zoo", {**changed, "steps": [5, 60], "batch": 16, "lr": [0.001, 0.03]})) == 0
     return folder
 
 
 def run(zoo, out, **changed):
     changed = {"data": "digits", "folder": str(zoo), "out": str(out), "threads": 1, "model": SMALL, **changed}
     changed["recipe"] = {"epochs": 12, "batch_size": 20, "lr": 0.01, **changed.get("recipe", {})}
-    return main(_config(CONFIG, changed))
-
-
-def taus(text):
-    rows = [line.split("|") for line in text.splitlines() if line.startswith("| ") and "---" not in line]
-    return {row[1].strip(): float(row[2].split("±")[0]) for row in rows[1:]}
+    return main(configured("predict_generalisation", changed))
 
 
 def test_the_functional_and_statistics_beat_the_mlp_on_raw_weights(zoo, tmp_path):
     assert run(zoo, tmp_path, models=["hnp", "statnn_trees", "mlp"], seeds=1) == 0
-    found = taus((tmp_path / "table.md").read_text())
+    found = column((tmp_path / "table.md").read_text())
     assert found["HNP"] > found["MLP on raw weights"] + 0.15
     assert found["HNP"] > 0.3 and found[TITLES["statnn_trees"]] > 0.4
     assert found["NFN, HNP, published, another zoo"] == 0.934
@@ -59,7 +41,7 @@ def test_the_functional_and_statistics_beat_the_mlp_on_raw_weights(zoo, tmp_path
     assert run(zoo, tmp_path, models=["hnp", "statnn_trees", "mlp"], seeds=1) == 0
     assert (tmp_path / "hnp-0.json").stat().st_mtime_ns == before
     assert run(zoo, tmp_path, models=["mlp"], seeds=1, train=50) == 0
-    assert taus((tmp_path / "table.md").read_text())[TITLES["mlp"]] != found[TITLES["mlp"]]
+    assert column((tmp_path / "table.md").read_text())[TITLES["mlp"]] != found[TITLES["mlp"]]
 
 
 def test_every_method_runs_over_several_seeds(zoo, tmp_path):

@@ -7,23 +7,22 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from rich.console import Console
 from torch import nn
 
+from examples.common.methods import prepared
 from examples.common.training import Batch
-from examples.sine_waves.__main__ import main
+from examples.sine_waves.__main__ import METHODS, main
 from examples.sine_waves.adaptation import ADAPTERS
 from examples.sine_waves.classifiers import Corruption, Images, accuracies, classify, train_classifiers
-from examples.sine_waves.methods import METHODS, prepared
 from examples.sine_waves.representation import Contrast, contrastive_losses, probe, view
 from examples.sine_waves.waves import evaluate_waves, fit_waves, make_waves
 from lopt.errors import InvalidInput
 from lopt.weight_space import WeightSpace
-from meta_train.cli import CONFIGS
 from tasks.modules.siren import siren
+from tests.examples.common import column, configured
 
-CONFIG = OmegaConf.load(CONFIGS / "examples" / "sine_waves.yaml")
 FIT = {"hidden": [16, 16], "omega": 3.0, "initial": 1.0, "steps": 120, "lr": 0.02, "points": 64}
 WAVES = {**FIT, "train": 120, "validation": 40, "test": 100}
 SMALL = {"channels": 8, "layers": 2, "code": 4, "pool": "max", "head": 32, "width": 64}
@@ -38,19 +37,10 @@ def folder(tmp_path_factory):
 
 
 def run(task, folder, out, seeds=1, **own):
-    content: Any = OmegaConf.to_container(CONFIG)
-    config = OmegaConf.create({k: v for k, v in content.items() if k not in ("defaults", "hydra")})
     first = {"classifiers": CLASSIFIERS} if task == "adaptation" else {"waves": WAVES}
     own = {**first, **own, "recipe": {**RECIPE, **own.get("recipe", {})}}
     top = {"task": task, "folder": str(folder), "out": str(out), "seeds": seeds, "threads": 1, "model": SMALL}
-    merged = OmegaConf.merge(config, {**top, task: own})
-    assert isinstance(merged, DictConfig)
-    return main(merged)
-
-
-def column(text, number=2):
-    rows = [line.split("|") for line in text.splitlines() if line.startswith("| ") and "---" not in line]
-    return {row[1].strip(): float(row[number].split("±")[0]) for row in rows[1:]}
+    return main(configured("sine_waves", {**top, task: own}))
 
 
 # --- the three questions ---------------------------------------------------------------------------------------------
@@ -128,8 +118,8 @@ def test_waves_are_fitted_as_one_network_at_a_time_with_autograd_and_adam():
 
 
 def test_a_set_holds_the_waves_that_it_says(folder):
-    content: Any = OmegaConf.to_container(CONFIG)
-    waves = make_waves(folder / "regression", {**content["regression"]["waves"], **WAVES}, Console(quiet=True))
+    config: Any = OmegaConf.to_container(configured("sine_waves", {"regression": {"waves": WAVES}}).regression.waves)
+    waves = make_waves(folder / "regression", config, Console(quiet=True))
     some = waves.splits["test"]
     x = torch.linspace(-math.pi, math.pi, 200)
     said = evaluate_waves(list(some.tensors.values()), x, 3.0)

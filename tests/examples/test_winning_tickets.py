@@ -1,10 +1,7 @@
 """A small version of winning tickets: MLPs 64-32-10 on digits, of which 5 % of the weights stay."""
 
-from typing import Any
-
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from examples.common import Architecture, permute_each, random_permutations
 from examples.make_classifiers.__main__ import main as make
@@ -22,17 +19,9 @@ from examples.winning_tickets.masks import (
 from examples.winning_tickets.task import LEARNED, TITLES, make_scorer
 from lopt.errors import InvalidInput
 from lopt.weight_space import WeightSpace
-from meta_train.cli import CONFIGS
+from tests.examples.common import configured
 
 SPACE = WeightSpace.linear_stack({"0.weight": (6, 4), "0.bias": (6,), "2.weight": (3, 6), "2.bias": (3,)})
-
-
-def configured(name, changed) -> DictConfig:
-    content: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / "examples" / f"{name}.yaml"))
-    base = OmegaConf.create({k: v for k, v in content.items() if k not in ("defaults", "hydra")})
-    merged = OmegaConf.merge(base, changed)
-    assert isinstance(merged, DictConfig)
-    return merged
 
 
 @pytest.fixture(scope="module")
