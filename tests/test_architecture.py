@@ -18,7 +18,7 @@ IMPORTS = {
     "tasks": {"lopt"},
     "meta_train": {"lopt", "tasks"},
     "benchmark": {"lopt", "tasks", "meta_train.unroll", "meta_train.cli"},
-    "examples": {"lopt", "tasks", "meta_train.cli"},
+    "examples": {"lopt", "tasks", "meta_train.cli", "meta_train.memory"},
 }
 # What a single module may import beyond that: this one measures meta-training itself.
 MORE = {"benchmark/meta_train_worker.py": {"meta_train"}}

@@ -14,8 +14,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from examples.classify_inrs.report import draw, table
-from examples.classify_inrs.task import METHODS, Classification, batches
+from examples.classify_inrs.task import METHODS, Classification, augmentation, batches
 from examples.common import Architecture, Recipe, Runs, prepare, run_all, starter, write_table
+from examples.common.movements import Movements
 from examples.make_inrs import InrSet, load_inrs
 from meta_train.cli import run
 
@@ -24,7 +25,8 @@ def main(config: DictConfig) -> int:
     settings: Any = OmegaConf.to_container(config)
     counts = prepare(settings, settings["models"], METHODS)
     found = load_inrs(settings["folder"], settings["data"], counts)
-    about = {key: settings[key] for key in ("data", "signs", "model", "recipe", "train", "validation", "test")}
+    kept = ("data", "signs", "model", "recipe", "augmentation", "train", "validation", "test")
+    about = {key: settings[key] for key in kept}
     out = Path(settings["out"])
     runs = Runs(out, {**about, "inrs": found.config, "damaged": len(found.damaged)})
     results = _run_all(settings, found, runs)
@@ -38,7 +40,8 @@ def _run_all(settings: dict[str, Any], found: InrSet, runs: Runs) -> dict[str, l
     """For each method what its seeds found."""
     size, recipe = Architecture(**settings["model"]), Recipe(**settings["recipe"])
     splits, classes = batches(found, settings["signs"]), 1 + int(found.splits["train"].label.max())
-    start = starter(partial(Classification, classes=classes), found.space, splits, size, recipe)
+    augment = augmentation(Movements(**settings["augmentation"]), found, settings["signs"])
+    start = starter(partial(Classification, classes=classes), found.space, splits, size, recipe, augment)
     return run_all(runs, settings["models"], settings["seeds"], recipe.epochs, start)
 
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from examples.common import Trial, canonical, evaluate, parameter_count
-from examples.common.methods import TITLES
+from examples.common.methods import TITLES, Augmentation
+from examples.common.movements import Movements
 from examples.common.runs import check_method
-from examples.common.training import Batch, Epoch
+from examples.common.training import Batch, Epoch, Tensors
 from examples.make_inrs import InrSet
 
 METHODS = tuple(TITLES)
@@ -35,11 +37,20 @@ def accuracy(model: nn.Module, batch: Batch) -> Tensor:
 
 def batches(found: InrSet, signs: bool = True) -> dict[str, Batch]:
     """The splits as weights and labels; `signs` rids the weights of what a sine leaves open (see `canonical`)."""
-    frequency = found.config["frequency"]
-    return {
-        split: Batch(canonical(inrs.tensors, frequency) if signs else inrs.tensors, inrs.label)
-        for split, inrs in found.splits.items()
-    }
+    return {split: Batch(_seen(inrs.tensors, found, signs), inrs.label) for split, inrs in found.splits.items()}
+
+
+def augmentation(movements: Movements, found: InrSet, signs: bool = True) -> Augmentation:
+    """Moves the images of a train batch; the weights come out as those of `batches` do."""
+
+    def moved(tensors: Tensors, generator: torch.Generator) -> Tensors:
+        return _seen(movements(tensors, generator), found, signs)
+
+    return moved
+
+
+def _seen(tensors: Tensors, found: InrSet, signs: bool) -> Tensors:
+    return canonical(tensors, found.config["frequency"]) if signs else tensors
 
 
 class Classification:

@@ -4,6 +4,7 @@ permutations.py  a permutation of its own for every network of a batch; alignmen
 models.py        neural functionals and the MLPs that they are compared with, by name
 mlps.py          the parameters of many MLPs or SIRENs at once
 sine_symmetry.py the signs and phases of SIRENs
+movements.py     turned, shifted and scaled images of INRs, through their weights
 training.py      the loop that trains any of them
 methods.py       models and what is done to the networks first, by name; one of them with one seed
 shards.py        sets of networks on disk: the files; sets.py: making and reading a set

@@ -30,6 +30,7 @@ TITLES = {
 }
 
 Made = TypeVar("Made")
+Augmentation = Callable[[Tensors, torch.Generator], Tensors]
 
 
 @dataclass(eq=False)
@@ -38,6 +39,7 @@ class Trial:
 
     Args:
         splits: as the method sees them: `prepared`.
+        augment: changes the networks of every train batch, before all else.
     """
 
     method: str
@@ -46,6 +48,7 @@ class Trial:
     splits: Mapping[str, Batch]
     size: Architecture
     recipe: Recipe
+    augment: Augmentation | None = None
     generator: torch.Generator = field(init=False)  # draws all that is not drawn inside of the model
 
     def __post_init__(self) -> None:
@@ -60,9 +63,12 @@ class Trial:
     def train(self, model: nn.Module, loss: Loss, score: Score) -> Iterator[Epoch]:
         """Trains a model on the train split; see `examples.common.train`."""
         torch.manual_seed(self.seed)
-        augment = partial(_shuffled, self.space, self.generator) if self.method == AUGMENTED else None
         examples, validation = self.splits["train"], self.splits["validation"]
-        return train(model, examples, validation, loss, score, self.recipe, self.generator, augment)
+        return train(model, examples, validation, loss, score, self.recipe, self.generator, self._augmented)
+
+    def _augmented(self, tensors: Tensors) -> Tensors:
+        tensors = tensors if self.augment is None else self.augment(tensors, self.generator)
+        return _shuffled(self.space, tensors, self.generator) if self.method == AUGMENTED else tensors
 
 
 def starter(
@@ -71,12 +77,13 @@ def starter(
     splits: Mapping[str, Batch],
     size: Architecture,
     recipe: Recipe,
+    augment: Augmentation | None = None,
 ) -> Callable[[str, int], Made]:
     """From a method and a seed to an experiment, for `run_all`. Networks are aligned once, when a method wants it."""
     seen = cache(partial(prepared, space=space, splits=splits))
 
     def start(method: str, seed: int) -> Made:
-        return experiment(Trial(method, seed, space, seen(method), size, recipe))
+        return experiment(Trial(method, seed, space, seen(method), size, recipe, augment))
 
     return start
 
@@ -94,6 +101,6 @@ def prepared(method: str, space: WeightSpace, splits: Mapping[str, Batch]) -> di
     return {split: Batch(align(space, batch.tensors, reference), batch.target) for split, batch in splits.items()}
 
 
-def _shuffled(space: WeightSpace, generator: torch.Generator, tensors: Tensors) -> dict[str, Tensor]:
+def _shuffled(space: WeightSpace, tensors: Tensors, generator: torch.Generator) -> dict[str, Tensor]:
     count = len(next(iter(tensors.values())))
     return permute_each(space, tensors, random_permutations(space, count, generator))

@@ -24,8 +24,19 @@ import torch
 from torch import Tensor, nn
 
 from lopt.errors import unknown
-from lopt.functionals import InvariantPool, LayerEncoding, Pointwise, PositionEncoding, mlp, nft_block, presets
+from lopt.functionals import (
+    FourierFeatures,
+    InvariantPool,
+    LayerEncoding,
+    Pointwise,
+    PositionEncoding,
+    mlp,
+    nft_block,
+    presets,
+)
 from lopt.weight_space import WeightSpace
+from tasks.arguments import pick
+from tasks.modules.parts import ACTIVATIONS
 
 LEAST_STD = 1e-6  # a weight that never varies stays at zero instead of dividing by zero
 NAMES = ("dws", "np", "hnp", "nft", "mlp")
@@ -45,6 +56,11 @@ class Architecture:
         head: hidden width of the MLP behind the pool.
         pool: what `np`, `hnp` and `nft` pool by: mean, max, sum or attention.
         width: of the two hidden layers of the MLP on raw weights.
+        frequencies: of the random Fourier features that the neural functionals see beside a weight; 0: none.
+        activation: between NF-layers, one of tasks.modules.parts.ACTIVATIONS.
+
+    Raises:
+        InvalidInput: there is no such activation.
     """
 
     channels: int = 32
@@ -54,6 +70,11 @@ class Architecture:
     head: int = 128
     pool: str = "mean"
     width: int = 512
+    frequencies: int = 0
+    activation: str = "relu"
+
+    def __post_init__(self) -> None:
+        pick("activation", self.activation, ACTIVATIONS)
 
 
 class Standardise(nn.Module):
@@ -116,11 +137,11 @@ def make_model(
         count = sum(x[0].numel() for x in tensors.values())
         return nn.Sequential(Standardise(tensors, each=True), Flatten(), mlp([count, size.width, size.width, outputs]))
     if name == "nft":
-        return nn.Sequential(Standardise(tensors), Channel(), *_transformer(space, outputs, size))
+        return nn.Sequential(Standardise(tensors), *_transformer(space, outputs, size))
     start, channels = _start(name, space, size)
     reduction = "max" if name == "dws" else size.pool
-    widths = [channels, *[size.channels] * size.layers]
-    network = presets.invariant(name, space, widths, [size.head, outputs], reduction=reduction)
+    widths, activation = [channels, *[size.channels] * size.layers], ACTIVATIONS[size.activation]
+    network = presets.invariant(name, space, widths, [size.head, outputs], activation, reduction)
     return nn.Sequential(Standardise(tensors), *start, network)
 
 
@@ -184,22 +205,31 @@ def make_editor(name: str, space: WeightSpace, tensors: Mapping[str, Tensor], si
         row = mlp([count, size.width, size.width, count])
         return Editor(Standardise(tensors, each=True), nn.Sequential(Flatten(), row, Unflatten(space)))
     start, channels = _start(name, space, size)
-    stack = presets.stack(name, space, [channels, *[size.channels] * (size.layers - 1), 1])
+    widths = [channels, *[size.channels] * (size.layers - 1), 1]
+    stack = presets.stack(name, space, widths, ACTIVATIONS[size.activation])
     return Editor(Standardise(tensors), nn.Sequential(*start, stack, Unchannel()))
 
 
 def _start(name: str, space: WeightSpace, size: Architecture) -> tuple[list[nn.Module], int]:
     """From standardised weights to the features of the first NF-layer, and how many channels those have."""
-    if name != "np":
-        return [Channel()], 1
-    return [Channel(), PositionEncoding(space, 1, how="concatenate", width=size.code)], 1 + size.code
+    start: list[nn.Module] = [Channel()]
+    channels = 1
+    if size.frequencies:
+        fourier = FourierFeatures(space, 1, size.frequencies)
+        start, channels = [*start, fourier], fourier.out_channels
+    if name == "np":
+        start.append(PositionEncoding(space, channels, how="concatenate", width=size.code))
+        channels += size.code
+    return start, channels
 
 
 def _transformer(space: WeightSpace, outputs: int, size: Architecture) -> list[nn.Module]:
     c, relaxed = size.channels, space.relaxed()
+    start, channels = _start("nft", space, size)
     pool = InvariantPool(relaxed, c, size.pool)
     return [
-        Pointwise(nn.Linear(1, c)),
+        *start,
+        Pointwise(nn.Linear(channels, c)),
         LayerEncoding(space, c),
         PositionEncoding(space, c),
         *(nft_block(relaxed, c, size.heads, sharing="tensor") for _ in range(size.layers)),

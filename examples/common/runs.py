@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from examples.common.training import Epoch
 from lopt.errors import unknown
+from meta_train.memory import keep_freed_memory
 from tasks.arguments import check_positive
 from tasks.data import SPLITS
 
@@ -52,9 +53,13 @@ def check_method(method: str, known: Collection[str], what: str = "model") -> No
 
 
 def use_threads(threads: int) -> None:
-    """Sets how many threads a command computes with; InvalidInput for less than one."""
+    """Sets how many threads a command computes with; InvalidInput for less than one.
+
+    Freed memory stays in the process from here on: training on INRs is some four times faster so.
+    """
     check_positive("threads", threads)
     torch.set_num_threads(threads)
+    keep_freed_memory()
 
 
 class Experiment(Protocol):

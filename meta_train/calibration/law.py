@@ -1,9 +1,11 @@
 r"""The law that would have chosen best: a linear function of features, added to the logarithm of the scale.
 
-    Δ_t = a + b · z_t for each tensor t,    minimise the mean over probes of regret(Σ_t w_t Δ_t) + ridge (a² + |b|²)
+    Δ_t = a + b · z_t for each tensor t,    minimise the mean over probes of regret(Σ_t w_t Δ_t)
+                                                     + ridge (a² + |b|² + mean over probes of var_t Δ_t)
 
 where z are the features, standardised over all tensors, w the weights of the tensors, and the regret at a shift of the
-logarithm is read off the probe's curve, linear between its multiples and beyond.
+logarithm is read off the probe's curve, linear between its multiples and beyond. A probe changes the steps of all
+tensors alike, so it tells nothing of shifts among them: these are kept small.
 
 Legend of shapes: N probes, F features of a tensor, M multiples, B fits.
 """
@@ -43,6 +45,7 @@ class _Curves(NamedTuple):
     """Probes side by side."""
 
     features: Tensor  # [N, F]: of the mean tensor, standardised
+    within: Tensor  # [F, F]: covariance of the features of the tensors of a probe, mean over probes
     regrets: Tensor  # [N, M]
 
 
@@ -84,9 +87,10 @@ def _standardised(probes: Sequence[Probe]) -> tuple[_Curves, Tensor, Tensor]:
     """The probes, and the mean and the spread of each feature over all tensors, 0 where it tells nothing."""
     spread, mean = torch.std_mean(torch.cat([p.features for p in probes]), 0)
     spread = torch.where(spread < _LEAST_SPREAD, 0, spread)
-    features = (torch.stack([p.weights @ p.features for p in probes]) - mean) / spread.clamp(min=_LEAST_SPREAD)
-    features = torch.where(spread > 0, features, 0)
-    return _Curves(features, torch.stack([p.regrets for p in probes])), mean, spread
+    every = [torch.where(spread > 0, (p.features - mean) / spread.clamp(min=_LEAST_SPREAD), 0) for p in probes]
+    features = torch.stack([p.weights @ x for p, x in zip(probes, every, strict=True)])
+    within = torch.stack([(x - x.mean(0)).t() @ (x - x.mean(0)) / len(x) for x in every]).mean(0)
+    return _Curves(features, within, torch.stack([p.regrets for p in probes])), mean, spread
 
 
 def _minimise(curves: _Curves, used: Tensor, ridges: Tensor) -> Tensor:
@@ -96,7 +100,8 @@ def _minimise(curves: _Curves, used: Tensor, ridges: Tensor) -> Tensor:
     for _ in range(_STEPS):
         optimizer.zero_grad()
         fitted = (_regrets(curves, found) * used).sum(1) / used.sum(1)
-        (fitted + ridges * found.square().sum(1)).sum().backward()
+        unlike = ((found[:, :-1] @ curves.within) * found[:, :-1]).sum(1)
+        (fitted + ridges * (found.square().sum(1) + unlike)).sum().backward()
         optimizer.step()
     return found.detach()
 

@@ -4,9 +4,11 @@ The regret of a multiple is what it costs over the best of them, on a scale wher
 
     L_m = sum over t of t loss_m(t) / sum of t,    regret_m = (L_m - min L) / (loss(0) - min over m, t of loss_m(t))
 
-with validation losses at evenly spaced times t, so that late ones count more.
+with validation losses at evenly spaced times t, so that late ones count more. What the law goes by are the features
+that say which place a tensor has in its network. Those of its weights and gradients change during a run, so a law of
+these would change the schedule of the step, and of that a probe tells nothing.
 
-Legend of shapes: T tensors, F features of a tensor, M multiples, S runs of each, E evaluations.
+Legend of shapes: T tensors, F features of a tensor, M multiples, E evaluations.
 """
 
 from __future__ import annotations
@@ -17,15 +19,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
 from torch.utils import _pytree as pytree
 
 from lopt.errors import InvalidInput
 from lopt.rules import Neuron
-from lopt.rules.rule import Clock
+from lopt.rules.neuron.layout import layout_of
+from lopt.weight_space import WeightSpace
 from meta_train.keys import generator
-from meta_train.unroll import Population, draw, evaluate, start, unroll
-from tasks.task import Batch, Task
+from meta_train.unroll import draw, evaluate, start, unroll
+from tasks.task import Task
 
 MULTIPLES = (0.2, 0.45, 1.0, 2.2, 5.0)
 PIECE = 50  # inner steps between two evaluations
@@ -37,7 +39,7 @@ _NO_PROGRESS = 1e-6
 class Probe(NamedTuple):
     """What one task tells."""
 
-    features: Tensor  # [T, F]: of each tensor, mean over the run at the multiple 1
+    features: Tensor  # [T, F]: of each tensor's place in the network
     weights: Tensor  # [T]: how much each tensor counts for the size of a step; they sum to 1
     regrets: Tensor  # [M]
 
@@ -68,7 +70,7 @@ def probe(rule: Neuron, task: Task, horizon: int, seeds: int, seed: int = 0) -> 
     population = start(rule, task, weights * len(MULTIPLES))
     lr = rule.default_lr * torch.tensor(MULTIPLES).repeat_interleave(seeds).expand(PIECE, -1)
     end = torch.full((lr.shape[1],), float(horizon // PIECE * PIECE))
-    curves, features = [evaluate(task, population.params, "validation")], []
+    curves = [evaluate(task, population.params, "validation")]
     for piece in range(horizon // PIECE):
         sources = [generator(seed, "batches", number, piece) for number in range(seeds)]
         drawn = draw([task] * seeds, "train", sources, PIECE)
@@ -76,17 +78,16 @@ def probe(rule: Neuron, task: Task, horizon: int, seeds: int, seed: int = 0) -> 
         with torch.no_grad():
             population, _ = unroll(rule, theta, task, population, drawn, lr, horizon=end)
         curves.append(evaluate(task, population.params, "validation"))
-        batch = task.batch("train", generator(seed, "features", piece))
-        features.append(_features(rule, task, population, MULTIPLES.index(1.0) * seeds, batch, end))
     losses = torch.stack(curves, 1).unflatten(0, (len(MULTIPLES), seeds)).mean(1)
-    return Probe(torch.stack(features).mean(0), tensor_weights(task), regrets(losses))
+    return Probe(*places(task.weight_space), regrets(losses))
 
 
-def tensor_weights(task: Task) -> Tensor:
-    """[T]: by the logarithm of a tensor's size, in the order of the weight space; vectors count less than matrices."""
-    shapes = task.weight_space.shapes.values()
+def places(space: WeightSpace) -> tuple[Tensor, Tensor]:
+    """Features [T, F] and weights [T] of the tensors: by the logarithm of the size, vectors less than matrices."""
+    layout = layout_of(space, torch.device("cpu"), torch.float32)
+    shapes = [space.shapes[name] for name in layout.names]
     weights = torch.tensor([math.log1p(math.prod(s)) * (1.0 if len(s) > 1 else FEW) for s in shapes])
-    return weights / weights.sum()
+    return layout.static, weights / weights.sum()
 
 
 def regrets(losses: Tensor) -> Tensor:
@@ -101,17 +102,3 @@ def regrets(losses: Tensor) -> Tensor:
     times = torch.arange(1.0, losses.shape[1])
     late = (losses[:, 1:] * times).sum(1) / times.sum()
     return ((late - late.min()) / (first - losses.min()).clamp(min=_NO_PROGRESS)).clamp(max=1)
-
-
-def _features(rule: Neuron, task: Task, population: Population, place: int, batch: Batch, end: Tensor) -> Tensor:
-    """[T, F]: what the law of the scale is shown at the next step of one particle."""
-    seen: list[Tensor] = []
-    hook = rule.network.scale_law.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    params, state = pytree.tree_map(lambda x: x[place], (population.params, population.state))
-    grads, loss = grad_and_value(task.loss)(params, batch)
-    try:
-        with torch.no_grad():
-            rule(task.weight_space, params, grads, state, Clock(population.step[place], end[place], loss))
-    finally:
-        hook.remove()
-    return seen[0]

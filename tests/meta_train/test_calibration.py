@@ -11,7 +11,10 @@ from omegaconf import OmegaConf
 import lopt
 from lopt.errors import InvalidInput
 from lopt.rules import Neuron
+from lopt.rules.neuron.combine import bounded_scale
+from lopt.rules.neuron.layout import STATIC, layout_of
 from lopt.rules.rule import Clock
+from lopt.weight_space import WeightSpace
 from meta_train.calibration import MULTIPLES, Law, Probe, cross_validate, fit_law, probe, regret_of
 from meta_train.calibration.__main__ import calibrate
 from meta_train.calibration.probing import PIECE
@@ -71,9 +74,21 @@ def test_adding_a_law_shifts_the_logarithm_of_the_scale():
         return {name: x.square().mean().sqrt() for name, x in updates.items()}
 
     before = size()
-    Law(torch.zeros_like(rule.network.scale_law.weight[0]), math.log(0.5)).add_to(rule)
+    Law(torch.zeros(STATIC), math.log(0.5)).add_to(rule)
     for name, x in size().items():
         assert 0.45 < x / before[name] < 0.6  # the bound of the scale bends the exponential
+
+
+def test_a_law_of_features_reaches_the_tensors_that_have_them():
+    space = WeightSpace({"w": "h:8, in=4", "b": "h:8", "v": "out=2, h:8"})
+    params = {name: torch.randn(shape, generator=generator(1, name)) for name, shape in space.shapes.items()}
+    grads = {name: torch.randn(shape, generator=generator(2, name)) for name, shape in space.shapes.items()}
+    rule, weights = Neuron(), 0.3 * torch.randn(STATIC, generator=generator(3, "law"))
+    Law(weights, 0.1).add_to(rule)
+    updates, _ = rule(space, params, grads, rule.init_state(space, params), Clock(torch.zeros(())))
+    layout = layout_of(space, torch.device("cpu"), torch.float32)
+    for name, wanted in zip(layout.names, bounded_scale(layout.static @ weights + 0.1), strict=True):
+        torch.testing.assert_close(updates[name].square().mean().sqrt(), wanted, rtol=1e-3, atol=0)
 
 
 def test_a_probe_tells_what_single_runs_tell():
@@ -99,7 +114,7 @@ def test_a_probe_tells_what_single_runs_tell():
     late = (losses[:, 1] + 2 * losses[:, 2]) / 3
     wanted = (late - late.min()) / (losses[0, 0] - losses.min())
     torch.testing.assert_close(found.regrets, wanted.clamp(max=1), atol=2e-3, rtol=2e-2)
-    assert found.features.shape == (len(task.weight_space.shapes), rule.network.scale_law.in_features)
+    assert found.features.shape == (len(task.weight_space.shapes), STATIC)
     assert found.weights.sum() == pytest.approx(1)
     assert all(torch.equal(a, b) for a, b in zip(Probe.of(json.loads(json.dumps(found.record()))), found, strict=True))
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lopt.rules.neuron.form import ROLES
-from lopt.rules.neuron.layout import Layout
+from lopt.rules.neuron.layout import STATIC, Layout
 from lopt.rules.neuron.tokens import FEATURES, GLOBAL_FEATURES, TENSOR_FEATURES
 
 COEFFICIENTS = 10  # of a tensor: see combine.py
@@ -88,6 +88,6 @@ class TokenNetwork(nn.Module):
 
     @torch.no_grad()
     def shift_scale(self, weights: Tensor, bias: float) -> None:
-        """Adds weights [TENSOR_FEATURES] times a tensor's features, plus a bias, to the logarithm of its scale."""
-        self.scale_law.weight += weights
+        """Adds weights [STATIC] times the features that never change, plus a bias, to the logarithm of the scale."""
+        self.scale_law.weight[0, FEATURES : FEATURES + STATIC] += weights
         self.tensor_head.bias[_SCALE] += bias
