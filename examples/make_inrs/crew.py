@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from examples.common import use_threads
 from examples.common.shards import Shard, generator_of, write_shard
 from examples.make_inrs.sirens import Fit, fit_sirens
 
@@ -58,6 +59,7 @@ def make_all(jobs: Sequence[Job], workers: int) -> Iterator[Made]:
         concurrent.futures.process.BrokenProcessPool: a process was killed.
     """
     if workers == 1:
+        use_threads(1)
         yield from map(make, jobs)
         return
     context = multiprocessing.get_context("spawn")
@@ -73,7 +75,7 @@ def make_all(jobs: Sequence[Job], workers: int) -> Iterator[Made]:
 
 
 def _begin() -> None:
-    torch.set_num_threads(1)
+    use_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
     threading.Thread(target=_follow, daemon=True).start()
 
