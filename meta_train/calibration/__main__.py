@@ -7,10 +7,10 @@ and with more tasks= it goes further.
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def calibrate(config: DictConfig) -> int:
     if not isinstance(rule, Neuron):
         raise InvalidInput(f"rule: {type(rule).__name__} has no law of its scale; only Neuron has")
     about = {"about": _about(config, rule)}
-    found = list(_kept(out / PROBES, about))[: config.tasks]
+    found = _kept(out / PROBES, about)[: config.tasks]
     out.mkdir(parents=True, exist_ok=True)
     if not found:
         (out / PROBES).write_text(json.dumps(about) + "\n", encoding="utf-8")
@@ -66,22 +66,22 @@ def _about(config: DictConfig, rule: Neuron) -> dict[str, Any]:
     return {**kept, "seeds": config.seeds, "seed": config.seed, "theta": theta}
 
 
-def _kept(path: Path, about: dict[str, Any]) -> Iterator[Probe]:
-    """The probes that an earlier run made; its last line may be cut off.
+def _kept(path: Path, about: dict[str, Any]) -> list[Probe]:
+    """The probes that an earlier run made, up to the first that is missing; the last line of a file may be cut off.
 
     Raises:
         InvalidInput: they are of another rule, family or seed.
     """
     if not path.is_file():
-        return
+        return []
     *lines, cut = path.read_text(encoding="utf-8").split("\n")
     if lines and json.loads(lines[0]) != about:
-        raise InvalidInput(
-            f"out: {str(path)!r} holds probes of another rule, family, horizon or seed. Give another out="
-        )
+        raise InvalidInput(f"out: {path} holds probes of another rule, family, horizon or seed. Give another out=")
     if cut:
         write_atomically(path, "".join(line + "\n" for line in lines).encode())
-    yield from (Probe.of(json.loads(line)) for line in lines[1:])
+    # By number, since two commands may have written at once: they made the same probes.
+    records = {record["number"]: record for record in map(json.loads, lines[1:])}
+    return [Probe.of(records[number]) for number in itertools.takewhile(records.__contains__, itertools.count())]
 
 
 def _probe_all(config: DictConfig, rule: Neuron, found: list[Probe], path: Path) -> None:
@@ -97,7 +97,7 @@ def _probe_all(config: DictConfig, rule: Neuron, found: list[Probe], path: Path)
             task = family.sample(generator(config.seed, "task", number))
             made = probe(rule, task, steps, config.seeds, config.seed)
             with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(made.record()) + "\n")
+                file.write(json.dumps({"number": number, **made.record()}) + "\n")
             found.append(made)
             progress.advance(bar)
             if not console.is_terminal:

@@ -145,6 +145,9 @@ def test_a_stopped_command_goes_on_and_ends_the_same(tmp_path):
     (resumed / "probes.jsonl").write_text(text[: len(text) // 2])  # killed in the middle of a line
     assert calibrate(config(resumed)) == code
     assert (resumed / "probes.jsonl").read_text() == text
+    lines = text.splitlines()  # two commands wrote at once, and one of them was killed
+    (resumed / "probes.jsonl").write_text("\n".join([*lines[:4], *lines[2:7], lines[8]]) + "\n")
+    assert calibrate(config(resumed)) == code
     result = json.loads((whole / "calibration.json").read_text())
     assert result == json.loads((resumed / "calibration.json").read_text())
     assert (code == 0) == (result["regret_left_out"] < result["regret_before"])
