@@ -30,6 +30,7 @@ from meta_train.horizons import Horizon
 from meta_train.keys import generator
 from meta_train.memory import keep_freed_memory
 from meta_train.saving import write_atomically
+from tasks.arguments import floating_dtype, usable_device
 from tasks.task import TaskFamily
 
 PROBES = "probes.jsonl"
@@ -45,6 +46,7 @@ def calibrate(config: DictConfig) -> int:
     if not isinstance(rule, Neuron):
         raise InvalidInput(f"rule: {type(rule).__name__} has no law of its scale; only Neuron has")
     about = {"about": _about(config, rule)}
+    rule.to(dtype=floating_dtype(config.dtype), device=usable_device(config.device))
     found = _kept(out / PROBES, about)[: config.tasks]
     out.mkdir(parents=True, exist_ok=True)
     if not found:
@@ -121,7 +123,7 @@ def _fit(config: DictConfig, rule: Neuron, probes: list[Probe], out: Path) -> in
     if left_out[ridge] >= before:
         print("no law does better on tasks that it was not fitted to: the rule stays as it was", file=sys.stderr)
         return 1
-    law.add_to(rule)
+    law.add_to(rule.to(dtype=torch.float32, device="cpu"))
     card = {"config": OmegaConf.to_container(config), **result}
     print(f"saved {save_rule(out / 'rule.safetensors', rule, card)}")
     return 0

@@ -68,8 +68,9 @@ def probe(rule: Neuron, task: Task, horizon: int, seeds: int, seed: int = 0) -> 
     theta = {name: p.detach() for name, p in rule.named_parameters()}
     weights = [task.init(generator(seed, "weights", number)) for number in range(seeds)]
     population = start(rule, task, weights * len(MULTIPLES))
-    lr = rule.default_lr * torch.tensor(MULTIPLES).repeat_interleave(seeds).expand(PIECE, -1)
-    end = torch.full((lr.shape[1],), float(horizon // PIECE * PIECE))
+    like = next(iter(weights[0].values()))
+    lr = rule.default_lr * like.new_tensor(MULTIPLES).repeat_interleave(seeds).expand(PIECE, -1)
+    end = like.new_full((lr.shape[1],), float(horizon // PIECE * PIECE))
     curves = [evaluate(task, population.params, "validation")]
     for piece in range(horizon // PIECE):
         sources = [generator(seed, "batches", number, piece) for number in range(seeds)]
@@ -79,7 +80,7 @@ def probe(rule: Neuron, task: Task, horizon: int, seeds: int, seed: int = 0) -> 
             population, _ = unroll(rule, theta, task, population, drawn, lr, horizon=end)
         curves.append(evaluate(task, population.params, "validation"))
     losses = torch.stack(curves, 1).unflatten(0, (len(MULTIPLES), seeds)).mean(1)
-    return Probe(*places(task.weight_space), regrets(losses))
+    return Probe(*places(task.weight_space), regrets(losses.float().cpu()))
 
 
 def places(space: WeightSpace) -> tuple[Tensor, Tensor]:

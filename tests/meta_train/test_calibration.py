@@ -157,7 +157,14 @@ def test_a_stopped_command_goes_on_and_ends_the_same(tmp_path):
         calibrate(config(whole, seed=1))
 
 
+def test_a_probe_takes_the_dtype_of_the_task():
+    task, rule = Quadratic(dimensions=4, dtype="float64").sample(generator(3, "task")), shipped().double()
+    assert probe(rule, task, PIECE, seeds=1).regrets.dtype == torch.float32  # what the law is fitted in
+
+
 def test_other_rules_and_too_few_tasks_are_errors(tmp_path):
+    with pytest.raises(InvalidInput, match="dtype"):
+        calibrate(config(tmp_path, dtype="int8"))
     with pytest.raises(InvalidInput, match="Adam has no law"):
         calibrate(config(tmp_path, rule={"_target_": "lopt.rules.Adam"}))
     with pytest.raises(InvalidInput, match="tasks: 3"):
