@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from examples.classify_inrs.task import PUBLISHED
 from examples.common import mean_and_error, mean_text, sizes_text
@@ -39,5 +40,6 @@ def draw(path: Path, data: str, results: Results) -> None:
         test, _ = mean_and_error([100 * run["test"] for run in runs])
         axis.plot(range(1, len(means) + 1), means, label=f"{TITLES[method]}: {test:.1f}")
     axis.set(xlabel="epoch", ylabel="validation accuracy, %", title=f"{data}: the class of an INR from its weights")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(title="test accuracy, %")
     figure.savefig(path)

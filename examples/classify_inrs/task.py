@@ -41,7 +41,10 @@ def batches(found: InrSet, signs: bool = True) -> dict[str, Batch]:
 
 
 def augmentation(movements: Movements, found: InrSet, signs: bool = True) -> Augmentation:
-    """Moves the images of a train batch; the weights come out as those of `batches` do."""
+    """Moves the images of a train batch, and makes signs and phases canonical again as `batches` does.
+
+    Neurons keep their order, which alignment has given them for `mlp_aligned`.
+    """
 
     def moved(tensors: Tensors, generator: torch.Generator) -> Tensors:
         return _seen(movements(tensors, generator), found, signs)

@@ -57,7 +57,7 @@ class Architecture:
         pool: what `np`, `hnp` and `nft` pool by: mean, max, sum or attention.
         width: of the two hidden layers of the MLP on raw weights.
         frequencies: of the random Fourier features that the neural functionals see beside a weight; 0: none.
-        activation: between NF-layers, one of tasks.modules.parts.ACTIVATIONS.
+        activation: between the NF-layers of dws, np and hnp, one of tasks.modules.parts.ACTIVATIONS; nft has its own.
 
     Raises:
         InvalidInput: there is no such activation.

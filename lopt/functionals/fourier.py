@@ -51,7 +51,8 @@ class FourierFeatures(nn.Module):
         check_channels(channels=channels, frequencies=frequencies)
         if not 0 < scale < math.inf:
             raise InvalidInput(f"scale: {scale}; it must be above 0 and finite")
-        self.space, self.channels, self.out_channels = space, channels, channels + 2 * frequencies
+        self.space, self.channels, self.scale = space, channels, scale
+        self.out_channels = channels + 2 * frequencies
         self.frequencies = nn.Parameter(torch.randn(channels, frequencies) * scale)
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -63,4 +64,4 @@ class FourierFeatures(nn.Module):
         return found
 
     def extra_repr(self) -> str:
-        return f"{self.channels}, frequencies={self.frequencies.shape[1]}"
+        return f"{self.channels}, frequencies={self.frequencies.shape[1]}, scale={self.scale}"

@@ -7,6 +7,7 @@ and with more tasks= it goes further.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import sys
@@ -22,9 +23,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lopt import save_rule
 from lopt.errors import InvalidInput
+from lopt.functionals.checks import check_probability
 from lopt.rules import Neuron
-from meta_train.calibration.law import FOLDS, cross_validate, fit_law, regret_of
-from meta_train.calibration.probing import PIECE, Probe, probe
+from meta_train.calibration.law import cross_validate, fit_law, regrets_of
+from meta_train.calibration.probing import FACTORS, PIECE, Probe, probe
 from meta_train.cli import run
 from meta_train.horizons import Horizon
 from meta_train.keys import generator
@@ -34,25 +36,22 @@ from tasks.arguments import floating_dtype, usable_device
 from tasks.task import TaskFamily
 
 PROBES = "probes.jsonl"
+FORMAT = 1  # raise it when what a probe is changes
 
 
 def calibrate(config: DictConfig) -> int:
     keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    if config.tasks < FOLDS:
-        raise InvalidInput(f"tasks: {config.tasks}; a law is chosen by what it does to others, give at least {FOLDS}")
+    for key in ("tell_horizon", "tell_symmetry"):
+        check_probability(**{key: config[key]})
     rule, out = hydra.utils.instantiate(config.rule), Path(config.out)
     if not isinstance(rule, Neuron):
         raise InvalidInput(f"rule: {type(rule).__name__} has no law of its scale; only Neuron has")
     about = {"about": _about(config, rule)}
-    rule.to(dtype=floating_dtype(config.dtype), device=usable_device(config.device))
     found = _kept(out / PROBES, about)[: config.tasks]
-    out.mkdir(parents=True, exist_ok=True)
-    if not found:
-        (out / PROBES).write_text(json.dumps(about) + "\n", encoding="utf-8")
     try:
-        _probe_all(config, rule, found, out / PROBES)
+        _probe_all(config, rule, found, out / PROBES, about)
     except KeyboardInterrupt:
         print(f"stopped after {len(found)} of {config.tasks} probes; the same command goes on", file=sys.stderr)
         return 130
@@ -64,68 +63,94 @@ def _about(config: DictConfig, rule: Neuron) -> dict[str, Any]:
     theta = 0
     for name, value in sorted(rule.state_dict().items()):
         theta = zlib.crc32(value.contiguous().numpy().data, zlib.crc32(name.encode(), theta))
-    kept = {key: OmegaConf.to_container(config[key]) for key in ("family", "horizon")}
-    return {**kept, "seeds": config.seeds, "seed": config.seed, "theta": theta}
+    kept = ("family", "horizon", "runs", "seed", "tell_horizon", "tell_symmetry", "device", "dtype")
+    settings: Any = OmegaConf.to_container(config)
+    about = {key: settings[key] for key in kept} | {"format": FORMAT, "factors": list(FACTORS), "piece": PIECE}
+    return {**about, "rule": dict(rule.arguments), "theta": theta}
 
 
 def _kept(path: Path, about: dict[str, Any]) -> list[Probe]:
     """The probes that an earlier run made, up to the first that is missing; the last line of a file may be cut off.
 
     Raises:
-        InvalidInput: they are of another rule, family or seed.
+        InvalidInput: they are of another rule, family or seed, or a line cannot be read.
     """
     if not path.is_file():
         return []
     *lines, cut = path.read_text(encoding="utf-8").split("\n")
-    if lines and json.loads(lines[0]) != about:
+    try:
+        head, *records = [json.loads(line) for line in lines] or [about]
+        # By number, since two commands may have written at once: they made the same probes.
+        made = {record["number"]: Probe.of(record) for record in records}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(f"out: {path} is damaged ({error}). Remove it, or give another out=") from None
+    if records and head != about:
         raise InvalidInput(f"out: {path} holds probes of another rule, family, horizon or seed. Give another out=")
-    if cut:
-        write_atomically(path, "".join(line + "\n" for line in lines).encode())
-    # By number, since two commands may have written at once: they made the same probes.
-    records = {record["number"]: record for record in map(json.loads, lines[1:])}
-    return [Probe.of(records[number]) for number in itertools.takewhile(records.__contains__, itertools.count())]
+    if cut or not records:
+        write_atomically(path, "".join(line + "\n" for line in lines if records).encode())
+    return [made[number] for number in itertools.takewhile(made.__contains__, itertools.count())]
 
 
-def _probe_all(config: DictConfig, rule: Neuron, found: list[Probe], path: Path) -> None:
+def _probe_all(config: DictConfig, rule: Neuron, found: list[Probe], path: Path, about: dict[str, Any]) -> None:
     """Adds to `found` what is missing, and keeps each probe as it is made."""
     family: TaskFamily = hydra.utils.instantiate(config.family)
     horizon: Horizon = hydra.utils.instantiate(config.horizon)
+    probed = copy.deepcopy(rule).to(dtype=floating_dtype(config.dtype), device=usable_device(config.device))
     console = Console(stderr=True)
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left:")]
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("probes", total=config.tasks, completed=len(found))
         for number in range(len(found), config.tasks):
-            steps = max(PIECE, round(horizon.draw(generator(config.seed, "horizon", number), number)))
+            steps = horizon.draw(generator(config.seed, "horizon", number), number)
             task = family.sample(generator(config.seed, "task", number))
-            made = probe(rule, task, steps, config.seeds, config.seed)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"number": number, **made.record()}) + "\n")
+            told, traced = torch.rand(2, generator=generator(config.seed, "tell", number)).tolist()
+            knows = {"told": told < config.tell_horizon, "traced": traced < config.tell_symmetry}
+            made = probe(probed, task, steps, config.runs, config.seed, number, **knows)
+            _append(path, about, {"number": number, **made.record()})
             found.append(made)
             progress.advance(bar)
             if not console.is_terminal:
                 costs = ", ".join(f"{regret:.3f}" for regret in made.regrets.tolist())
-                console.print(f"{number + 1} of {config.tasks}: {steps} steps, regrets {costs}")
+                console.print(f"{number + 1} of {config.tasks}: {steps:.0f} steps, regrets {costs}")
+
+
+def _append(path: Path, about: dict[str, Any], record: dict[str, Any]) -> None:
+    """Adds a line at once, after one that says what the probes are of where the file is new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    begun = path.is_file() and path.stat().st_size > 0
+    lines = [record] if begun else [about, record]
+    with path.open("ab", buffering=0) as file:
+        file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 def _fit(config: DictConfig, rule: Neuron, probes: list[Probe], out: Path) -> int:
     left_out = cross_validate(probes)
-    ridge = min(left_out, key=lambda ridge: left_out[ridge])
-    before, law = regret_of(probes), fit_law(probes, ridge)
+    ridge = min(left_out, key=lambda ridge: float(left_out[ridge].mean()))
+    before, law = regrets_of(probes), fit_law(probes, ridge)
+    gain = before - left_out[ridge]
+    error = float(gain.std() / len(probes) ** 0.5)
+    edges = sum(int(p.regrets.argmin()) in (0, len(FACTORS) - 1) for p in probes)
     result = {
         "probes": len(probes),
-        "regret_before": before,
-        "regret_left_out": left_out[ridge],
-        "regret_fitted": regret_of(probes, law),
+        "regret_before": float(before.mean()),
+        "regret_left_out": float(left_out[ridge].mean()),
+        "gain_error": error,
+        "regret_fitted": float(regrets_of(probes, law).mean()),
         "ridge": ridge,
+        "best_at_an_edge": edges,
     }
     write_atomically(out / "calibration.json", (json.dumps(result, indent=1) + "\n").encode())
-    print(f"mean regret over {len(probes)} tasks: {before:.4f} as it was, {left_out[ridge]:.4f} on tasks left out")
-    if left_out[ridge] >= before:
-        print("no law does better on tasks that it was not fitted to: the rule stays as it was", file=sys.stderr)
+    print(
+        f"mean regret over {len(probes)} tasks: {result['regret_before']:.4f} as it was, "
+        f"{result['regret_left_out']:.4f} on architectures left out, a gain of {float(gain.mean()):.4f} ± {error:.4f}; "
+        f"{edges} tasks would have the smallest or largest steps tried"
+    )
+    if not float(gain.mean()) > error:
+        (out / "rule.safetensors").unlink(missing_ok=True)
+        print("no law surely does better on architectures left out: no rule is written", file=sys.stderr)
         return 1
-    law.add_to(rule.to(dtype=torch.float32, device="cpu"))
-    card = {"config": OmegaConf.to_container(config), **result}
-    print(f"saved {save_rule(out / 'rule.safetensors', rule, card)}")
+    law.add_to(rule)
+    print(f"saved {save_rule(out / 'rule.safetensors', rule, {'config': OmegaConf.to_container(config), **result})}")
     return 0
 
 

@@ -3,11 +3,11 @@ r"""The law that would have chosen best: a linear function of features, added to
     Δ_t = a + b · z_t for each tensor t,    minimise the mean over probes of regret(Σ_t w_t Δ_t)
                                                      + ridge (a² + |b|² + mean over probes of var_t Δ_t)
 
-where z are the features, standardised over all tensors, w the weights of the tensors, and the regret at a shift of the
-logarithm is read off the probe's curve, linear between its multiples and beyond. A probe changes the steps of all
-tensors alike, so it tells nothing of shifts among them: these are kept small.
+where z are the features, standardised over all tensors, w the shares of the tensors, and the regret at a shift is read
+off the probe's curve, linear between those tried. Outside of them it only rises: nobody ran such steps. A probe changes
+the steps of all tensors alike, so it tells nothing of shifts among them: these are kept small.
 
-Legend of shapes: N probes, F features of a tensor, M multiples, B fits.
+Legend of shapes: N probes, F features of a tensor, M shifts, B fits.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from torch import Tensor
 
 from lopt.errors import InvalidInput
 from lopt.rules import Neuron
-from meta_train.calibration.probing import MULTIPLES, Probe
+from meta_train.calibration.probing import FACTORS, Probe
 
 FOLDS = 8
 RIDGES = (1e-3, 3e-3, 1e-2, 3e-2)
 _STEPS, _LR = 400, 0.02
-_BEYOND = 1.0  # how far past the outermost multiples the law may reach, in the logarithm
+_OUTSIDE = 0.1  # what the regret rises by, at least, over a factor e past the outermost of the shifts tried
 _LEAST_SPREAD = 1e-3  # of a feature that tells tensors apart
 
 
 class Law(NamedTuple):
-    """What is added to the logarithm of the scale: weights · features + bias."""
+    """What is added to the logarithm of the scale: slopes · features + shift."""
 
-    weights: Tensor  # [F]
-    bias: float
+    slopes: Tensor  # [F]
+    shift: float
 
     def add_to(self, rule: Neuron) -> None:
         """Changes the rule's θ."""
-        rule.network.shift_scale(self.weights, self.bias)
+        rule.network.shift_scale(self.slopes, self.shift)
 
 
 class _Curves(NamedTuple):
@@ -53,34 +53,46 @@ def fit_law(probes: Sequence[Probe], ridge: float) -> Law:
     """The law of the least mean regret."""
     curves, mean, spread = _standardised(probes)
     found = _minimise(curves, torch.ones(1, len(probes)), torch.tensor([ridge]))[0]
-    weights = torch.where(spread > 0, found[:-1] / spread.clamp(min=_LEAST_SPREAD), 0)
-    return Law(weights, float(found[-1] - (weights * mean).sum()))
+    slopes = torch.where(spread > 0, found[:-1] / spread.clamp(min=_LEAST_SPREAD), 0)
+    return Law(slopes, float(found[-1] - (slopes * mean).sum()))
 
 
-def cross_validate(probes: Sequence[Probe], ridges: Sequence[float] = RIDGES, seed: int = 0) -> dict[float, float]:
-    """For each ridge the mean regret on probes that the law was not fitted to, over `FOLDS` parts.
+def cross_validate(probes: Sequence[Probe], ridges: Sequence[float] = RIDGES, seed: int = 0) -> dict[float, Tensor]:
+    """For each ridge the regret [N] of every probe at a law that was fitted without its fold of the architectures.
 
     Raises:
-        InvalidInput: fewer probes than parts.
+        InvalidInput: fewer architectures than folds.
     """
-    if len(probes) < FOLDS:
-        raise InvalidInput(f"probes: {len(probes)}; a law is chosen by what it does to others, give at least {FOLDS}")
+    folds = _folds(probes, seed)
     curves, _, _ = _standardised(probes)
-    order = torch.randperm(len(probes), generator=torch.Generator().manual_seed(seed))
-    used = torch.ones(FOLDS, len(probes))
-    for fold in range(FOLDS):
-        used[fold, order[fold::FOLDS]] = 0
-    every = used.repeat(len(ridges), 1)  # all fits side by side: they are many and small
-    found = _minimise(curves, every, torch.tensor(ridges).repeat_interleave(FOLDS))
-    left_out = (_regrets(curves, found) * (1 - every)).sum(1).unflatten(0, (len(ridges), FOLDS)).sum(1) / len(probes)
-    return dict(zip(ridges, left_out.tolist(), strict=True))
+    used = (folds != torch.arange(FOLDS).unsqueeze(1)).float().repeat(len(ridges), 1)  # all fits side by side
+    found = _minimise(curves, used, torch.tensor(ridges).repeat_interleave(FOLDS))
+    left_out = (_regrets(curves, found) * (1 - used)).unflatten(0, (len(ridges), FOLDS)).sum(1)
+    return dict(zip(ridges, left_out, strict=True))
 
 
-def regret_of(probes: Sequence[Probe], law: Law | None = None) -> float:
-    """The mean regret of a law, by default of the rule as it was probed."""
-    weights, bias = (0.0, 0.0) if law is None else law
-    shifts = torch.stack([((p.weights @ p.features) * weights).sum() + bias for p in probes])
-    return float(_read_off(torch.stack([p.regrets for p in probes]), shifts).mean())
+def regrets_of(probes: Sequence[Probe], law: Law | None = None) -> Tensor:
+    """The regret [N] of a law, by default of the rule as it was probed."""
+    slopes, shift = (0.0, 0.0) if law is None else law
+    shifts = torch.stack([((p.shares @ p.features) * slopes).sum() + shift for p in probes])
+    return _read_off(torch.stack([p.regrets for p in probes]), shifts)
+
+
+def _folds(probes: Sequence[Probe], seed: int) -> Tensor:
+    """[N]: the fold of each probe; all of one architecture in one, or a law would be tried on what it has seen."""
+    kinds: dict[bytes, list[int]] = {}
+    for place, p in enumerate(probes):
+        kinds.setdefault(p.features.numpy().tobytes(), []).append(place)
+    if len(kinds) < FOLDS:
+        raise InvalidInput(
+            f"probes: of {len(kinds)} architectures; a law is chosen by what it does to others, give tasks of at "
+            f"least {FOLDS}"
+        )
+    folds = torch.empty(len(probes), dtype=torch.long)
+    order = torch.randperm(len(kinds), generator=torch.Generator().manual_seed(seed))
+    for fold, places in zip(order.tolist(), kinds.values(), strict=True):
+        folds[places] = fold % FOLDS
+    return folds
 
 
 def _standardised(probes: Sequence[Probe]) -> tuple[_Curves, Tensor, Tensor]:
@@ -88,7 +100,7 @@ def _standardised(probes: Sequence[Probe]) -> tuple[_Curves, Tensor, Tensor]:
     spread, mean = torch.std_mean(torch.cat([p.features for p in probes]), 0)
     spread = torch.where(spread < _LEAST_SPREAD, 0, spread)
     every = [torch.where(spread > 0, (p.features - mean) / spread.clamp(min=_LEAST_SPREAD), 0) for p in probes]
-    features = torch.stack([p.weights @ x for p, x in zip(probes, every, strict=True)])
+    features = torch.stack([p.shares @ x for p, x in zip(probes, every, strict=True)])
     within = torch.stack([(x - x.mean(0)).t() @ (x - x.mean(0)) / len(x) for x in every]).mean(0)
     return _Curves(features, within, torch.stack([p.regrets for p in probes])), mean, spread
 
@@ -112,10 +124,12 @@ def _regrets(curves: _Curves, found: Tensor) -> Tensor:
 
 
 def _read_off(regrets: Tensor, shifts: Tensor) -> Tensor:
-    """The regret [.., N] at shifts of the logarithm [.., N], from those at the multiples [N, M]."""
-    at = torch.tensor([math.log(multiple) for multiple in MULTIPLES])
-    shifts = shifts.clamp(float(at[0]) - _BEYOND, float(at[-1]) + _BEYOND)
-    place = torch.bucketize(shifts.detach(), at[1:-1])
-    every = regrets.expand(*shifts.shape, len(MULTIPLES))
+    """The regret [.., N] at shifts [.., N], from those at the shifts tried [N, M]."""
+    at = torch.tensor([math.log(factor) for factor in FACTORS])
+    inside = shifts.clamp(float(at[0]), float(at[-1]))
+    place = torch.bucketize(inside.detach(), at[1:-1])
+    every = regrets.expand(*shifts.shape, len(FACTORS))
     left, right = (every.gather(-1, (place + k).unsqueeze(-1))[..., 0] for k in (0, 1))
-    return left + (right - left) * (shifts - at[place]) / (at[place + 1] - at[place])
+    slope = (right - left) / (at[place + 1] - at[place])
+    outside = (slope * (shifts - inside).sign()).clamp(min=_OUTSIDE) * (shifts - inside).abs()
+    return left + slope * (inside - at[place]) + outside

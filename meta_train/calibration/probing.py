@@ -1,6 +1,7 @@
-r"""A probe: one task, trained at several multiples of the learning rate with the same weights and batches.
+r"""A probe: one task, trained with the logarithm of the scale shifted by several amounts, from the same weights on the
+same batches.
 
-The regret of a multiple is what it costs over the best of them, on a scale where the whole progress of the best is 1:
+The regret of a shift is what it costs over the best of them, on a scale where the whole progress of the best is 1:
 
     L_m = sum over t of t loss_m(t) / sum of t,    regret_m = (L_m - min L) / (loss(0) - min over m, t of loss_m(t))
 
@@ -8,11 +9,12 @@ with validation losses at evenly spaced times t, so that late ones count more. W
 that say which place a tensor has in its network. Those of its weights and gradients change during a run, so a law of
 these would change the schedule of the step, and of that a probe tells nothing.
 
-Legend of shapes: T tensors, F features of a tensor, M multiples, E evaluations.
+Legend of shapes: T tensors, F features of a tensor, M shifts, S runs of each, E evaluations.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -23,24 +25,25 @@ from torch.utils import _pytree as pytree
 
 from lopt.errors import InvalidInput
 from lopt.rules import Neuron
-from lopt.rules.neuron.layout import layout_of
+from lopt.rules.neuron.layout import STATIC, layout_of
 from lopt.weight_space import WeightSpace
+from meta_train.horizons import truncations
 from meta_train.keys import generator
 from meta_train.unroll import draw, evaluate, start, unroll
 from tasks.task import Task
 
-MULTIPLES = (0.2, 0.45, 1.0, 2.2, 5.0)
+FACTORS = (0.2, 0.45, 1.0, 2.2, 5.0)  # a shift is the logarithm of one; near a scale of 1 it multiplies the step
 PIECE = 50  # inner steps between two evaluations
 FEW = 0.3  # how much a tensor of fewer than two axes counts beside a matrix
 WORST = 1.5  # a loss above so many times the initial one counts as this
-_NO_PROGRESS = 1e-6
+_NO_PROGRESS = 1e-6  # of the initial loss
 
 
 class Probe(NamedTuple):
     """What one task tells."""
 
     features: Tensor  # [T, F]: of each tensor's place in the network
-    weights: Tensor  # [T]: how much each tensor counts for the size of a step; they sum to 1
+    shares: Tensor  # [T]: how much each tensor counts for the size of a step; they sum to 1
     regrets: Tensor  # [M]
 
     def record(self) -> dict[str, Any]:
@@ -53,53 +56,82 @@ class Probe(NamedTuple):
         return cls(*(torch.tensor(record[name]) for name in cls._fields))
 
 
-def probe(rule: Neuron, task: Task, horizon: int, seeds: int, seed: int = 0) -> Probe:
-    """Trains a task at each of `MULTIPLES` times the rule's default learning rate.
+def probe(
+    rule: Neuron,
+    task: Task,
+    horizon: float,
+    runs: int,
+    seed: int = 0,
+    number: int = 0,
+    *,
+    told: bool = True,
+    traced: bool = True,
+) -> Probe:
+    """Trains a task at the rule's default learning rate with each shift of the scale.
 
     Args:
-        horizon: inner steps, rounded to pieces of `PIECE`.
-        seeds: runs of each multiple, with other weights and batches.
+        horizon: inner steps; the nearest whole number of pieces of `PIECE`.
+        runs: of each shift, with other weights and batches.
+        number: of the probe; probes of other numbers have other random numbers.
+        told: whether the rule knows the horizon; traced: whether it knows the symmetry, or the shapes alone.
 
     Raises:
-        InvalidInput: a horizon below one piece, or no seed.
+        InvalidInput: no horizon or no run.
     """
-    if horizon < PIECE or seeds < 1:
-        raise InvalidInput(f"horizon={horizon}, seeds={seeds}: give at least {PIECE} inner steps and one seed")
-    theta = {name: p.detach() for name, p in rule.named_parameters()}
-    weights = [task.init(generator(seed, "weights", number)) for number in range(seeds)]
-    population = start(rule, task, weights * len(MULTIPLES))
-    like = next(iter(weights[0].values()))
-    lr = rule.default_lr * like.new_tensor(MULTIPLES).repeat_interleave(seeds).expand(PIECE, -1)
-    end = like.new_full((lr.shape[1],), float(horizon // PIECE * PIECE))
-    curves = [evaluate(task, population.params, "validation")]
-    for piece in range(horizon // PIECE):
-        sources = [generator(seed, "batches", number, piece) for number in range(seeds)]
-        drawn = draw([task] * seeds, "train", sources, PIECE)
-        drawn = pytree.tree_map(lambda x: torch.cat([x] * len(MULTIPLES), 1), drawn)
+    if not horizon > 0 or runs < 1:
+        raise InvalidInput(f"horizon={horizon}, runs={runs}: give some inner steps and at least one run")
+    space = task.weight_space if traced else WeightSpace.from_shapes(task.weight_space.shapes)
+    initial = [task.init(generator(seed, "weights", number, run)) for run in range(runs)]
+    population = start(rule, task, initial * len(FACTORS))
+    like, pieces = next(iter(initial[0].values())), truncations(horizon, PIECE)
+    lr = like.new_full((PIECE, runs * len(FACTORS)), rule.default_lr)
+    end = like.new_full((lr.shape[1],), float(pieces * PIECE)) if told else None
+    theta, curves = _shifted(rule, runs), [evaluate(task, population.params, "validation")]
+    for piece in range(pieces):
+        sources = [generator(seed, "batches", number, run, piece) for run in range(runs)]
+        drawn = draw([task] * runs, "train", sources, PIECE)
+        drawn = pytree.tree_map(lambda x: torch.cat([x] * len(FACTORS), 1), drawn)
         with torch.no_grad():
-            population, _ = unroll(rule, theta, task, population, drawn, lr, horizon=end)
+            population, _ = unroll(
+                rule, theta, task, population, drawn, lr, stacked_theta=True, horizon=end, space=space
+            )
         curves.append(evaluate(task, population.params, "validation"))
-    losses = torch.stack(curves, 1).unflatten(0, (len(MULTIPLES), seeds)).mean(1)
-    return Probe(*places(task.weight_space), regrets(losses.float().cpu()))
+    losses = torch.stack(curves, 1).unflatten(0, (len(FACTORS), runs))
+    return Probe(*places(space), regrets(losses.float().cpu()))
 
 
 def places(space: WeightSpace) -> tuple[Tensor, Tensor]:
-    """Features [T, F] and weights [T] of the tensors: by the logarithm of the size, vectors less than matrices."""
+    """Features [T, F] and shares [T] of the tensors: by the logarithm of the size, vectors less than matrices."""
     layout = layout_of(space, torch.device("cpu"), torch.float32)
     shapes = [space.shapes[name] for name in layout.names]
-    weights = torch.tensor([math.log1p(math.prod(s)) * (1.0 if len(s) > 1 else FEW) for s in shapes])
-    return layout.static, weights / weights.sum()
+    shares = torch.tensor([math.log1p(math.prod(s)) * (1.0 if len(s) > 1 else FEW) for s in shapes])
+    return layout.static, shares / shares.sum()
 
 
 def regrets(losses: Tensor) -> Tensor:
-    """From validation losses [M, E + 1], the first before any step, to regrets [M], at most 1.
+    """From validation losses [M, S, E + 1], the first before any step, to regrets [M], at most 1.
 
-    >>> regrets(torch.tensor([[4.0, 3.0, 2.0], [4.0, 2.0, 1.0], [4.0, float("nan"), float("inf")]]))
+    A task whose loss is not finite before any step tells nothing: no shift is regretted.
+
+    >>> regrets(torch.tensor([[[4.0, 3.0, 2.0]], [[4.0, 2.0, 1.0]], [[4.0, float("nan"), float("inf")]]]))
     tensor([0.3333, 0.0000, 1.0000])
     """
-    first = losses[:, 0].mean()
+    first = losses[..., :1].mean()
+    if not first.isfinite():
+        return torch.zeros(len(losses))
     worst = float(first + (WORST - 1) * first.abs())
-    losses = losses.nan_to_num(worst, worst).clamp(max=worst)
+    losses = losses.nan_to_num(worst, worst).clamp(max=worst).mean(1)
     times = torch.arange(1.0, losses.shape[1])
     late = (losses[:, 1:] * times).sum(1) / times.sum()
-    return ((late - late.min()) / (first - losses.min()).clamp(min=_NO_PROGRESS)).clamp(max=1)
+    least = _NO_PROGRESS * float(first.abs()) + torch.finfo(losses.dtype).tiny
+    return ((late - late.min()) / (first - losses.min()).clamp(min=least)).clamp(max=1)
+
+
+def _shifted(rule: Neuron, runs: int) -> dict[str, Tensor]:
+    """θ for every particle, shift-major, [M S, *θ]."""
+    copies = []
+    for factor in FACTORS:
+        shifted = copy.deepcopy(rule)
+        shifted.network.shift_scale(torch.zeros(STATIC), math.log(factor))
+        copies += [dict(shifted.named_parameters())] * runs
+    return {name: torch.stack([theta[name].detach() for theta in copies]) for name in copies[0]}

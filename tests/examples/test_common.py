@@ -26,6 +26,7 @@ from examples.common.training import EVALUATED, Batch, apply, evaluate
 from examples.make_inrs import render
 from examples.make_inrs.sirens import initial_sirens
 from lopt.errors import InvalidInput
+from lopt.functionals import FourierFeatures
 from lopt.weight_space import WeightSpace
 
 SHAPES = {"0.weight": (6, 2), "0.bias": (6,), "2.weight": (5, 6), "2.bias": (5,), "4.weight": (1, 5), "4.bias": (1,)}
@@ -95,11 +96,14 @@ def test_canonical_signs_and_phases_keep_the_function_and_are_the_same_for_all_i
         torch.testing.assert_close(x, permute_each(space, found, permutations)[name])
 
 
+@pytest.mark.parametrize("changed", [{}, {"frequencies": 4, "activation": "gelu"}], ids=["plain", "Fourier features"])
 @pytest.mark.parametrize("name", NAMES)
-def test_functionals_do_not_see_the_order_of_neurons_and_the_mlp_does(name):
+def test_functionals_do_not_see_the_order_of_neurons_and_the_mlp_does(name, changed):
     torch.manual_seed(0)
     tensors = sirens(8)
-    model = make_model(name, SPACE, tensors, 3, Architecture(channels=8, layers=2, head=16, width=16)).eval()
+    size = Architecture(channels=8, layers=2, head=16, width=16, **changed)
+    model = make_model(name, SPACE, tensors, 3, size).eval()
+    assert any(isinstance(part, FourierFeatures) for part in model.modules()) == (bool(changed) and name != "mlp")
     shuffled = permute_each(SPACE, tensors, random_permutations(SPACE, 8, torch.Generator().manual_seed(1)))
     with torch.no_grad():
         one, other = model(tensors), model(shuffled)
@@ -109,7 +113,9 @@ def test_functionals_do_not_see_the_order_of_neurons_and_the_mlp_does(name):
     assert (one[0] - one[1]).abs().max() > 1e-3
 
 
-def test_an_unknown_model_is_named():
+def test_unknown_names_are_told_their_neighbours():
+    with pytest.raises(InvalidInput, match="unknown activation 'glu'"):
+        Architecture(activation="glu")
     with pytest.raises(InvalidInput, match="unknown model 'hpn'; did you mean 'hnp'"):
         make_model("hpn", SPACE, sirens(2), 3, Architecture())
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lopt.rules.moments import RMS_GUARD
 from lopt.rules.neuron.layout import Layout
-from lopt.rules.neuron.network import Heads
+from lopt.rules.neuron.network import ANNEAL, CENTRE_COLUMNS, CENTRE_ROWS, DIRECTIONS, SCALE, Heads
 from lopt.rules.neuron.tokens import LOG_UNIT, MM, M, Moments, V
 
 ROWS, COLUMNS = 8, 3  # numbers for each row, for each column
@@ -79,9 +79,9 @@ def make_plan(
     base = torch.where(layout.static[:, -1] > 0, size, -dm - root) if orthogonalise else -dm - root
     known = moments.means[MM, layout.n_entries :] * torch.exp(-log_m)  # 1; where there never was a gradient, 0
     units = torch.stack([size - root, base, -ds - root, size - 0.5 * log_w, -dm - root, -dm, -log_v - dv]).exp()
-    h, (centre_rows, centre_columns, scale, anneal) = heads.coefficients[:6], heads.coefficients[6:].unbind(0)
+    h = heads.coefficients[:DIRECTIONS]
     h = torch.cat([h[:1], 1 + h[1:2], h[2:3], h[3:4] * known, h[4:]])
-    constants = torch.cat([units[:6] * h, units[6:], centre_rows[None]])
+    constants = torch.cat([units[:DIRECTIONS] * h, units[DIRECTIONS:], heads.coefficients[CENTRE_ROWS, None]])
     corrections, half = _corrections(layout, heads.corrections).exp(), -0.5 * LOG_UNIT * moments.features[1]
     n_rows, n_entries = layout.n_rows, layout.n_entries
     row, column = corrections[:n_rows], corrections[n_rows:]
@@ -91,8 +91,10 @@ def make_plan(
     rows = torch.cat(
         [rows[:5] * row, rows[5:6] * (row * half[:n_rows].exp()), rows[6:7], rows[7:] * (row * centres[:n_rows])]
     )
-    shift = column * centres[n_rows:] * centre_columns.index_select(0, layout.tensor[n_rows:n_entries])
-    scales = bounded_scale(scale + heads.law + anneal * log_rest)
+    shift = (
+        column * centres[n_rows:] * heads.coefficients[CENTRE_COLUMNS].index_select(0, layout.tensor[n_rows:n_entries])
+    )
+    scales = bounded_scale(heads.coefficients[SCALE] + heads.law + heads.coefficients[ANNEAL] * log_rest)
     return Plan(rows, torch.stack([roots[n_rows:], column, shift]), scales, eps**2)
 
 

@@ -29,8 +29,10 @@ from lopt.rules.neuron.form import ROLES
 from lopt.rules.neuron.layout import STATIC, Layout
 from lopt.rules.neuron.tokens import FEATURES, GLOBAL_FEATURES, TENSOR_FEATURES
 
-COEFFICIENTS = 10  # of a tensor: see combine.py
-_SCALE = 8  # the one that is the logarithm of the scale
+# Of the numbers for a tensor the first stand for directions, the last for these: see combine.py.
+DIRECTIONS = 6
+CENTRE_ROWS, CENTRE_COLUMNS, SCALE, ANNEAL = range(DIRECTIONS, DIRECTIONS + 4)
+COEFFICIENTS = DIRECTIONS + 4
 _R = len(ROLES)
 
 
@@ -87,7 +89,7 @@ class TokenNetwork(nn.Module):
         return Heads(self.tensor_head(t).t(), self.scale_law(tensors)[:, 0], self.neuron_head(x))
 
     @torch.no_grad()
-    def shift_scale(self, weights: Tensor, bias: float) -> None:
-        """Adds weights [STATIC] times the features that never change, plus a bias, to the logarithm of the scale."""
-        self.scale_law.weight[0, FEATURES : FEATURES + STATIC] += weights
-        self.tensor_head.bias[_SCALE] += bias
+    def shift_scale(self, slopes: Tensor, shift: float) -> None:
+        """Adds slopes [STATIC] times the features that never change, plus a shift, to the logarithm of the scale."""
+        self.scale_law.weight[0, FEATURES : FEATURES + STATIC] += slopes.to(self.scale_law.weight)
+        self.tensor_head.bias[SCALE] += shift
