@@ -55,7 +55,8 @@ def check_method(method: str, known: Collection[str], what: str = "model") -> No
 def use_threads(threads: int) -> None:
     """Sets how many threads a command computes with; InvalidInput for less than one.
 
-    Freed memory stays in the process from here on: training on INRs is some four times faster so.
+    Freed memory stays in the process from here on: one thread trains on INRs 1.4 times faster so, and more where other
+    programs run.
     """
     check_positive("threads", threads)
     torch.set_num_threads(threads)
