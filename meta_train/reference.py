@@ -167,17 +167,17 @@ def measure(
     weights = [task.init(generator(seed, "reference weights", k)) for k, task in enumerate(tasks)]
     population = start(rule, tasks[0], weights * repeats)
     measured, initial = [], None
-    repeat = functools.partial(_repeat, count=repeats)
+    copied = functools.partial(repeat, count=repeats)
     for piece in range(count):
         sources = [generator(seed, "reference batch", k, piece) for k in range(len(tasks))]
-        drawn = pytree.tree_map(repeat, draw(tasks, "train", sources, truncation))
+        drawn = pytree.tree_map(copied, draw(tasks, "train", sources, truncation))
         population, losses = unroll(
             rule, theta, tasks[0], population, drawn, lr.expand(truncation, -1), horizon=horizon, compiled=compiled
         )
         initial = losses[0] if initial is None else initial
         validation = None
         if objective.validates:
-            batches = pytree.tree_map(repeat, draw(tasks, "validation", sources, 1))
+            batches = pytree.tree_map(copied, draw(tasks, "validation", sources, 1))
             validation = losses_on(tasks[0], population.params, batches)
         measured.append(objective.measure(losses, validation))
     assert initial is not None
@@ -193,7 +193,8 @@ def losses_on(task: Task, params: Mapping[str, Tensor], drawn: Tensor) -> Tensor
     return torch.func.vmap(loss)(params, pytree.tree_map(lambda leaf: leaf[0], drawn))
 
 
-def _repeat(leaf: Tensor, count: int) -> Tensor:
+def repeat(leaf: Tensor, count: int) -> Tensor:
+    """What was drawn for some particles, (T, P, ...), for as many copies of them, copy-major."""
     return torch.cat([leaf] * count, 1)
 
 

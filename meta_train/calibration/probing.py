@@ -17,6 +17,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +30,7 @@ from lopt.rules.neuron.layout import STATIC, layout_of
 from lopt.weight_space import WeightSpace
 from meta_train.horizons import truncations
 from meta_train.keys import generator
+from meta_train.reference import repeat
 from meta_train.unroll import draw, evaluate, start, unroll
 from tasks.task import Task
 
@@ -90,7 +92,7 @@ def probe(
     for piece in range(pieces):
         sources = [generator(seed, "batches", number, run, piece) for run in range(runs)]
         drawn = draw([task] * runs, "train", sources, PIECE)
-        drawn = pytree.tree_map(lambda x: torch.cat([x] * len(FACTORS), 1), drawn)
+        drawn = pytree.tree_map(partial(repeat, count=len(FACTORS)), drawn)
         with torch.no_grad():
             population, _ = unroll(
                 rule, theta, task, population, drawn, lr, stacked_theta=True, horizon=end, space=space

@@ -205,12 +205,15 @@ def threads():
     torch.set_num_threads(before)
 
 
-def test_a_command_begins_with_its_threads_and_counts(threads):
+def test_a_command_begins_with_its_threads_and_counts(threads, monkeypatch):
+    kept = []
+    monkeypatch.setattr("examples.common.runs.keep_freed_memory", lambda: kept.append(True))
     settings = {"seeds": 1, "threads": threads + 1, "train": 5, "validation": None}
     assert prepare(settings, ["mlp"], NAMES) == {"train": 5}
     assert torch.get_num_threads() == threads + 1
     use_threads(threads)
     assert torch.get_num_threads() == threads
+    assert len(kept) == 2
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, None])
