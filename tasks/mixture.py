@@ -10,7 +10,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -145,14 +145,25 @@ def _arguments(family: Callable[..., TaskFamily]) -> tuple[str, set[str] | None]
     """What a family is called, and the arguments it takes by name, inherited ones included; None where that is open."""
     target: Any = family.func if isinstance(family, functools.partial) else family
     title = getattr(target, "__name__", repr(target))
-    kinds = target.__mro__ if isinstance(target, type) else (target,)
     known: set[str] = set()
-    for kind in kinds:
+    for kind in target.__mro__ if isinstance(target, type) else (target,):
         try:
             parameters = inspect.signature(kind).parameters.values()
         except ValueError:  # some builtins have none
             break
         known |= {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        rest = next((p for p in parameters if p.kind is p.VAR_KEYWORD), None)
+        if rest is None:
             return title, known
+        if options := _options(kind, rest.name):
+            return title, known | options
     return title, None
+
+
+def _options(target: Any, rest: str) -> set[str]:
+    """The names that a `**rest: Unpack[...]` stands for; none where its type says nothing."""
+    try:
+        hint = get_type_hints(target.__init__ if isinstance(target, type) else target).get(rest)
+    except (NameError, TypeError):  # a type that is imported for checkers alone
+        return set()
+    return set(get_type_hints(get_args(hint)[0])) if get_origin(hint) is Unpack else set()

@@ -12,11 +12,15 @@ import torch
 
 from lopt.errors import InvalidInput
 from tasks import (
+    Autoencoder,
+    ConvAutoencoder,
+    ImageCNN,
     ImageMLP,
     LossScaling,
     Mixture,
     ParameterScaling,
     Quadratic,
+    RecurrentLanguageModel,
     TaskFamily,
     TransformerLanguageModel,
     Varied,
@@ -95,6 +99,11 @@ def test_all_combinations_share_their_images() -> None:
     assert len({task.inputs["train"].data_ptr() for task in tasks}) == 1
 
 
+@pytest.mark.parametrize("family", [Autoencoder, ConvAutoencoder, ImageCNN, RecurrentLanguageModel])
+def test_arguments_that_a_family_passes_on_may_vary(family: type[TaskFamily]) -> None:
+    assert {sample(Varied(family, batch_size=[3, 5]), seed).batch_size for seed in range(9)} == {3, 5}
+
+
 def test_a_partial_holds_what_does_not_vary() -> None:
     family = Varied(functools.partial(TransformerLanguageModel, blocks=1), width=[8, 16], length=[4])
     task = sample(family, 0)
@@ -120,6 +129,7 @@ def test_log_range() -> None:
         (lambda: Varied(ImageMLP), "choices: none"),
         (lambda: Varied(ImageMLP, hiden=[[3]]), "unknown argument of ImageMLP 'hiden'; did you mean 'hidden'"),
         (lambda: Varied(ImageMLP, batchsize=[3]), "did you mean 'batch_size'"),
+        (lambda: Varied(Autoencoder, batchsize=[3]), "unknown argument of Autoencoder.*did you mean 'batch_size'"),
         (lambda: Varied(ImageMLP, activation="relu"), "activation='relu': give a list of options"),
         (lambda: Varied(ImageMLP, activation=[]), r"activation=\[\]"),
         (lambda: Varied(ImageMLP, hidden=[[3], [4]], activation=["relu", "rlu"]), "did you mean 'relu'"),
