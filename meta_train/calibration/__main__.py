@@ -1,8 +1,8 @@
 """python -m meta_train.calibration rule.source=runs/neuron_scale/rule.safetensors tasks=150
 
-Probes tasks of a family, fits the law of the rule's scale to what they tell, and writes into `out` the probes
-(probes.jsonl), the regrets (calibration.json) and the rule (rule.safetensors). What was stopped goes on where it was,
-and with more tasks= it goes further.
+Probes tasks of a family, fits the law and the power of the rule's scale to what they tell, and writes into `out` the
+probes (probes.jsonl), the regrets (calibration.json) and the rule (rule.safetensors). What was stopped goes on where it
+was, and with more tasks= it goes further.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lopt.errors import InvalidInput
 from lopt.functionals.checks import check_probability
 from lopt.rules import Neuron
 from meta_train.calibration.law import cross_validate, fit_law, regrets_of
-from meta_train.calibration.probing import FACTORS, PIECE, Probe, probe
+from meta_train.calibration.probing import ANNEALS, FACTORS, PIECE, Probe, probe
 from meta_train.cli import run
 from meta_train.horizons import Horizon
 from meta_train.keys import generator
@@ -36,7 +36,7 @@ from tasks.arguments import floating_dtype, usable_device
 from tasks.task import TaskFamily
 
 PROBES = "probes.jsonl"
-FORMAT = 1  # raise it when what a probe is changes
+FORMAT = 3  # raise it when what a probe is changes
 
 
 def calibrate(config: DictConfig) -> int:
@@ -65,7 +65,8 @@ def _about(config: DictConfig, rule: Neuron) -> dict[str, Any]:
         theta = zlib.crc32(value.contiguous().numpy().data, zlib.crc32(name.encode(), theta))
     kept = ("family", "horizon", "runs", "seed", "tell_horizon", "tell_symmetry", "device", "dtype")
     settings: Any = OmegaConf.to_container(config)
-    about = {key: settings[key] for key in kept} | {"format": FORMAT, "factors": list(FACTORS), "piece": PIECE}
+    about = {key: settings[key] for key in kept} | {"format": FORMAT, "piece": PIECE}
+    about |= {"factors": list(FACTORS), "anneals": list(ANNEALS)}
     return {**about, "rule": dict(rule.arguments), "theta": theta}
 
 
@@ -110,8 +111,9 @@ def _probe_all(config: DictConfig, rule: Neuron, found: list[Probe], path: Path,
             found.append(made)
             progress.advance(bar)
             if not console.is_terminal:
-                costs = ", ".join(f"{regret:.3f}" for regret in made.regrets.tolist())
-                console.print(f"{number + 1} of {config.tasks}: {steps:.0f} steps, regrets {costs}")
+                costs = "; ".join(", ".join(f"{x:.3f}" for x in one) for one in made.regrets.tolist())
+                line = f"{number + 1} of {config.tasks}: {steps:.0f} steps, regrets {costs}"
+                console.print(line, soft_wrap=True)
 
 
 def _append(path: Path, about: dict[str, Any], record: dict[str, Any]) -> None:
@@ -125,25 +127,26 @@ def _append(path: Path, about: dict[str, Any], record: dict[str, Any]) -> None:
 
 def _fit(config: DictConfig, rule: Neuron, probes: list[Probe], out: Path) -> int:
     left_out = cross_validate(probes)
-    ridge = min(left_out, key=lambda ridge: float(left_out[ridge].mean()))
-    before, law = regrets_of(probes), fit_law(probes, ridge)
-    gain = before - left_out[ridge]
+    anneal, ridge = best = min(left_out, key=lambda settings: float(left_out[settings].mean()))
+    before, law = regrets_of(probes), fit_law(probes, ridge, anneal)
+    gain = before - left_out[best]
     error = float(gain.std() / len(probes) ** 0.5)
-    edges = sum(int(p.regrets.argmin()) in (0, len(FACTORS) - 1) for p in probes)
+    edges = sum(int(p.regrets[ANNEALS.index(anneal)].argmin()) in (0, len(FACTORS) - 1) for p in probes)
     result = {
         "probes": len(probes),
         "regret_before": float(before.mean()),
-        "regret_left_out": float(left_out[ridge].mean()),
+        "regret_left_out": float(left_out[best].mean()),
         "gain_error": error,
         "regret_fitted": float(regrets_of(probes, law).mean()),
         "ridge": ridge,
+        "anneal": anneal,
         "best_at_an_edge": edges,
     }
     write_atomically(out / "calibration.json", (json.dumps(result, indent=1) + "\n").encode())
     print(
         f"mean regret over {len(probes)} tasks: {result['regret_before']:.4f} as it was, "
         f"{result['regret_left_out']:.4f} on architectures left out, a gain of {float(gain.mean()):.4f} ± {error:.4f}; "
-        f"{edges} tasks would have the smallest or largest steps tried"
+        f"the power of the time left x {anneal}; {edges} tasks would have the smallest or largest steps tried"
     )
     if not float(gain.mean()) > error:
         (out / "rule.safetensors").unlink(missing_ok=True)

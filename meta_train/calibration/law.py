@@ -7,7 +7,9 @@ where z are the features, standardised over all tensors, w the shares of the ten
 off the probe's curve, linear between those tried. Outside of them it only rises: nobody ran such steps. A probe changes
 the steps of all tensors alike, so it tells nothing of shifts among them: these are kept small.
 
-Legend of shapes: N probes, F features of a tensor, M shifts, B fits.
+Each power of the time left has a law of its own; the best power is that whose law does best on architectures left out.
+
+Legend of shapes: N probes, F features of a tensor, A powers, M shifts, B fits.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from lopt.errors import InvalidInput
 from lopt.rules import Neuron
-from meta_train.calibration.probing import FACTORS, Probe
+from meta_train.calibration.probing import ANNEALS, FACTORS, Probe
 
 FOLDS = 8
 RIDGES = (1e-3, 3e-3, 1e-2, 3e-2)
@@ -31,14 +33,15 @@ _LEAST_SPREAD = 1e-3  # of a feature that tells tensors apart
 
 
 class Law(NamedTuple):
-    """What is added to the logarithm of the scale: slopes · features + shift."""
+    """What is added to the logarithm of the scale, slopes · features + shift, and what multiplies its power."""
 
     slopes: Tensor  # [F]
     shift: float
+    anneal: float = 1.0  # one of ANNEALS
 
     def add_to(self, rule: Neuron) -> None:
         """Changes the rule's θ."""
-        rule.network.shift_scale(self.slopes, self.shift)
+        rule.network.change_scale(self.slopes, self.shift, self.anneal)
 
 
 class _Curves(NamedTuple):
@@ -49,33 +52,39 @@ class _Curves(NamedTuple):
     regrets: Tensor  # [N, M]
 
 
-def fit_law(probes: Sequence[Probe], ridge: float) -> Law:
-    """The law of the least mean regret."""
-    curves, mean, spread = _standardised(probes)
+def fit_law(probes: Sequence[Probe], ridge: float, anneal: float = 1.0) -> Law:
+    """The law of the least mean regret among those of one power."""
+    curves, mean, spread = _standardised(probes, anneal)
     found = _minimise(curves, torch.ones(1, len(probes)), torch.tensor([ridge]))[0]
     slopes = torch.where(spread > 0, found[:-1] / spread.clamp(min=_LEAST_SPREAD), 0)
-    return Law(slopes, float(found[-1] - (slopes * mean).sum()))
+    return Law(slopes, float(found[-1] - (slopes * mean).sum()), anneal)
 
 
-def cross_validate(probes: Sequence[Probe], ridges: Sequence[float] = RIDGES, seed: int = 0) -> dict[float, Tensor]:
-    """For each ridge the regret [N] of every probe at a law that was fitted without its fold of the architectures.
+def cross_validate(
+    probes: Sequence[Probe], ridges: Sequence[float] = RIDGES, seed: int = 0
+) -> dict[tuple[float, float], Tensor]:
+    """For each power and ridge the regret [N] of every probe at a law that was fitted without its fold of the
+    architectures.
 
     Raises:
         InvalidInput: fewer architectures than folds.
     """
     folds = _folds(probes, seed)
-    curves, _, _ = _standardised(probes)
     used = (folds != torch.arange(FOLDS).unsqueeze(1)).float().repeat(len(ridges), 1)  # all fits side by side
-    found = _minimise(curves, used, torch.tensor(ridges).repeat_interleave(FOLDS))
-    left_out = (_regrets(curves, found) * (1 - used)).unflatten(0, (len(ridges), FOLDS)).sum(1)
-    return dict(zip(ridges, left_out, strict=True))
+    left_out = {}
+    for anneal in ANNEALS:
+        curves, _, _ = _standardised(probes, anneal)
+        found = _minimise(curves, used, torch.tensor(ridges).repeat_interleave(FOLDS))
+        regrets = (_regrets(curves, found) * (1 - used)).unflatten(0, (len(ridges), FOLDS)).sum(1)
+        left_out |= {(anneal, ridge): regret for ridge, regret in zip(ridges, regrets, strict=True)}
+    return left_out
 
 
 def regrets_of(probes: Sequence[Probe], law: Law | None = None) -> Tensor:
     """The regret [N] of a law, by default of the rule as it was probed."""
-    slopes, shift = (0.0, 0.0) if law is None else law
+    slopes, shift, anneal = (0.0, 0.0, 1.0) if law is None else law
     shifts = torch.stack([((p.shares @ p.features) * slopes).sum() + shift for p in probes])
-    return _read_off(torch.stack([p.regrets for p in probes]), shifts)
+    return _read_off(_of_power(probes, anneal), shifts)
 
 
 def _folds(probes: Sequence[Probe], seed: int) -> Tensor:
@@ -95,14 +104,19 @@ def _folds(probes: Sequence[Probe], seed: int) -> Tensor:
     return folds
 
 
-def _standardised(probes: Sequence[Probe]) -> tuple[_Curves, Tensor, Tensor]:
-    """The probes, and the mean and the spread of each feature over all tensors, 0 where it tells nothing."""
+def _of_power(probes: Sequence[Probe], anneal: float) -> Tensor:
+    """The regrets [N, M] of the shifts with one power."""
+    return torch.stack([p.regrets[ANNEALS.index(anneal)] for p in probes])
+
+
+def _standardised(probes: Sequence[Probe], anneal: float) -> tuple[_Curves, Tensor, Tensor]:
+    """The probes with one power; mean and spread of each feature over all tensors, 0 where it tells nothing."""
     spread, mean = torch.std_mean(torch.cat([p.features for p in probes]), 0)
     spread = torch.where(spread < _LEAST_SPREAD, 0, spread)
     every = [torch.where(spread > 0, (p.features - mean) / spread.clamp(min=_LEAST_SPREAD), 0) for p in probes]
     features = torch.stack([p.shares @ x for p, x in zip(probes, every, strict=True)])
     within = torch.stack([(x - x.mean(0)).t() @ (x - x.mean(0)) / len(x) for x in every]).mean(0)
-    return _Curves(features, within, torch.stack([p.regrets for p in probes])), mean, spread
+    return _Curves(features, within, _of_power(probes, anneal)), mean, spread
 
 
 def _minimise(curves: _Curves, used: Tensor, ridges: Tensor) -> Tensor:

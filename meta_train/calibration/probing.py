@@ -1,22 +1,24 @@
-r"""A probe: one task, trained with the logarithm of the scale shifted by several amounts, from the same weights on the
-same batches.
+r"""A probe: one task, trained with the logarithm of the scale shifted by several amounts, and with several powers of
+the time left in the scale, from the same weights on the same batches.
 
-The regret of a shift is what it costs over the best of them, on a scale where the whole progress of the best is 1:
+The regret of a choice is what it costs over the best of them, on a scale where the whole progress of the best is 1:
 
-    L_m = sum over t of t loss_m(t) / sum of t,    regret_m = (L_m - min L) / (loss(0) - min over m, t of loss_m(t))
+    L_c = sum over t of t³ loss_c(t) / sum of t³,    regret_c = (L_c - min L) / (loss(0) - min over c, t of loss_c(t))
 
-with validation losses at evenly spaced times t, so that late ones count more. What the law goes by are the features
-that say which place a tensor has in its network. Those of its weights and gradients change during a run, so a law of
-these would change the schedule of the step, and of that a probe tells nothing.
+with validation losses at evenly spaced times t: the end counts most (a plain mean over the run prefers steps that fall
+too soon), but not alone. What the law goes by are the features that say which place a tensor has in its network. Those
+of its weights and gradients change during a run, so a law of these would change the schedule of the step, and of that a
+probe tells nothing.
 
-Legend of shapes: T tensors, F features of a tensor, M shifts, S runs of each, E evaluations.
+Legend of shapes: T tensors, F features of a tensor, A powers, M shifts, S runs of each choice, E evaluations.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -35,6 +37,8 @@ from meta_train.unroll import draw, evaluate, start, unroll
 from tasks.task import Task
 
 FACTORS = (0.2, 0.45, 1.0, 2.2, 5.0)  # a shift is the logarithm of one; near a scale of 1 it multiplies the step
+ANNEALS = (0.25, 0.5, 1.0)  # what the power of the time left is multiplied by
+LATE = 3  # the power of the time that weighs a loss
 PIECE = 50  # inner steps between two evaluations
 FEW = 0.3  # how much a tensor of fewer than two axes counts beside a matrix
 WORST = 1.5  # a loss above so many times the initial one counts as this
@@ -46,7 +50,7 @@ class Probe(NamedTuple):
 
     features: Tensor  # [T, F]: of each tensor's place in the network
     shares: Tensor  # [T]: how much each tensor counts for the size of a step; they sum to 1
-    regrets: Tensor  # [M]
+    regrets: Tensor  # [A, M]
 
     def record(self) -> dict[str, Any]:
         """As JSON values."""
@@ -69,11 +73,11 @@ def probe(
     told: bool = True,
     traced: bool = True,
 ) -> Probe:
-    """Trains a task at the rule's default learning rate with each shift of the scale.
+    """Trains a task at the rule's default learning rate with each power and each shift of the scale.
 
     Args:
         horizon: inner steps; the nearest whole number of pieces of `PIECE`.
-        runs: of each shift, with other weights and batches.
+        runs: of each choice, with other weights and batches.
         number: of the probe; probes of other numbers have other random numbers.
         told: whether the rule knows the horizon; traced: whether it knows the symmetry, or the shapes alone.
 
@@ -84,22 +88,25 @@ def probe(
         raise InvalidInput(f"horizon={horizon}, runs={runs}: give some inner steps and at least one run")
     space = task.weight_space if traced else WeightSpace.from_shapes(task.weight_space.shapes)
     initial = [task.init(generator(seed, "weights", number, run)) for run in range(runs)]
-    population = start(rule, task, initial * len(FACTORS))
+    anneals = ANNEALS if told else (1.0,)  # the power is of what is left of a known horizon
+    choices = len(anneals) * len(FACTORS)
+    population = start(rule, task, initial * choices)
     like, pieces = next(iter(initial[0].values())), truncations(horizon, PIECE)
-    lr = like.new_full((PIECE, runs * len(FACTORS)), rule.default_lr)
+    lr = like.new_full((PIECE, choices * runs), rule.default_lr)
     end = like.new_full((lr.shape[1],), float(pieces * PIECE)) if told else None
-    theta, curves = _shifted(rule, runs), [evaluate(task, population.params, "validation")]
+    theta, curves = _changed(rule, anneals, runs), [evaluate(task, population.params, "validation")]
     for piece in range(pieces):
         sources = [generator(seed, "batches", number, run, piece) for run in range(runs)]
         drawn = draw([task] * runs, "train", sources, PIECE)
-        drawn = pytree.tree_map(partial(repeat, count=len(FACTORS)), drawn)
+        drawn = pytree.tree_map(partial(repeat, count=choices), drawn)
         with torch.no_grad():
             population, _ = unroll(
                 rule, theta, task, population, drawn, lr, stacked_theta=True, horizon=end, space=space
             )
         curves.append(evaluate(task, population.params, "validation"))
-    losses = torch.stack(curves, 1).unflatten(0, (len(FACTORS), runs))
-    return Probe(*places(space), regrets(losses.float().cpu()))
+    losses = torch.stack(curves, 1).unflatten(0, (choices, runs))
+    found = regrets(losses.float().cpu()).unflatten(0, (len(anneals), len(FACTORS)))
+    return Probe(*places(space), found.expand(len(ANNEALS), -1))
 
 
 def places(space: WeightSpace) -> tuple[Tensor, Tensor]:
@@ -111,9 +118,9 @@ def places(space: WeightSpace) -> tuple[Tensor, Tensor]:
 
 
 def regrets(losses: Tensor) -> Tensor:
-    """From validation losses [M, S, E + 1], the first before any step, to regrets [M], at most 1.
+    """From validation losses [A M, S, E + 1], the first before any step, to regrets [A M], at most 1.
 
-    A task whose loss is not finite before any step tells nothing: no shift is regretted.
+    A task whose loss is not finite before any step tells nothing: no choice is regretted.
 
     >>> regrets(torch.tensor([[[4.0, 3.0, 2.0]], [[4.0, 2.0, 1.0]], [[4.0, float("nan"), float("inf")]]]))
     tensor([0.3333, 0.0000, 1.0000])
@@ -123,17 +130,17 @@ def regrets(losses: Tensor) -> Tensor:
         return torch.zeros(len(losses))
     worst = float(first + (WORST - 1) * first.abs())
     losses = losses.nan_to_num(worst, worst).clamp(max=worst).mean(1)
-    times = torch.arange(1.0, losses.shape[1])
-    late = (losses[:, 1:] * times).sum(1) / times.sum()
+    weights = torch.arange(1.0, losses.shape[1]) ** LATE
+    late = (losses[:, 1:] * weights).sum(1) / weights.sum()
     least = _NO_PROGRESS * float(first.abs()) + torch.finfo(losses.dtype).tiny
     return ((late - late.min()) / (first - losses.min()).clamp(min=least)).clamp(max=1)
 
 
-def _shifted(rule: Neuron, runs: int) -> dict[str, Tensor]:
-    """θ for every particle, shift-major, [M S, *θ]."""
+def _changed(rule: Neuron, anneals: Sequence[float], runs: int) -> dict[str, Tensor]:
+    """θ for every particle, power-major, then shift-major, [A M S, *θ]."""
     copies = []
-    for factor in FACTORS:
-        shifted = copy.deepcopy(rule)
-        shifted.network.shift_scale(torch.zeros(STATIC), math.log(factor))
-        copies += [dict(shifted.named_parameters())] * runs
+    for anneal, factor in itertools.product(anneals, FACTORS):
+        changed = copy.deepcopy(rule)
+        changed.network.change_scale(torch.zeros(STATIC), math.log(factor), anneal)
+        copies += [dict(changed.named_parameters())] * runs
     return {name: torch.stack([theta[name].detach() for theta in copies]) for name in copies[0]}

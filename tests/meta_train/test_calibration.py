@@ -1,6 +1,7 @@
 """Calibration: probes against runs one at a time, laws against curves whose best is known, and the command."""
 
 import copy
+import itertools
 import json
 import math
 from typing import Any
@@ -16,7 +17,7 @@ from lopt.rules.neuron.combine import bounded_scale
 from lopt.rules.neuron.layout import STATIC, layout_of
 from lopt.rules.rule import Clock
 from lopt.weight_space import WeightSpace
-from meta_train.calibration import FACTORS, Law, Probe, cross_validate, fit_law, probe, regrets_of
+from meta_train.calibration import ANNEALS, FACTORS, Law, Probe, cross_validate, fit_law, probe, regrets_of
 from meta_train.calibration.__main__ import _fit, calibrate
 from meta_train.calibration.probing import PIECE, regrets
 from meta_train.keys import generator
@@ -40,8 +41,13 @@ def made_probes(count, wanted, seed=0):
         weights = torch.rand(4, generator=g)
         weights = weights / weights.sum()
         best = (weights * wanted(features)).sum()
-        probes.append(Probe(features, weights, 0.1 * (at - best).square()))
+        probes.append(Probe(features, weights, (0.1 * (at - best).square()).expand(len(ANNEALS), -1)))
     return probes
+
+
+def curve(regrets):
+    """The same for each power."""
+    return torch.tensor(regrets).expand(len(ANNEALS), -1)
 
 
 def test_the_law_of_made_curves_is_found():
@@ -52,11 +58,26 @@ def test_the_law_of_made_curves_is_found():
 
 def test_a_law_helps_on_probes_left_out_only_if_there_is_one():
     with_law = made_probes(64, lambda z: z[:, 0])
-    assert cross_validate(with_law, [1e-3])[1e-3].mean() < 0.5 * regrets_of(with_law).mean()
+    assert cross_validate(with_law, [1e-3])[1.0, 1e-3].mean() < 0.5 * regrets_of(with_law).mean()
     assert regrets_of(with_law, fit_law(with_law, 1e-3)).mean() < 0.5 * regrets_of(with_law).mean()
     noise = torch.Generator().manual_seed(1)
     without = made_probes(64, lambda z: 0.5 * torch.randn(4, generator=noise))
-    assert cross_validate(without, [1e-3])[1e-3].mean() > 0.9 * regrets_of(without).mean()
+    assert cross_validate(without, [1e-3])[1.0, 1e-3].mean() > 0.9 * regrets_of(without).mean()
+
+
+def test_each_power_has_a_law_of_its_own():
+    slow, fast = made_probes(64, lambda z: z[:, 0]), made_probes(64, lambda z: -z[:, 0])
+    costs = torch.tensor([0.2, 0.0, 0.1]).unsqueeze(1)
+    probes = [
+        Probe(a.features, a.shares, torch.stack([a.regrets[0], b.regrets[1], a.regrets[2]]) + costs)
+        for a, b in zip(slow, fast, strict=True)
+    ]
+    left_out = {anneal: float(regret.mean()) for (anneal, _), regret in cross_validate(probes, [1e-3]).items()}
+    assert sorted(left_out, key=left_out.__getitem__) == [ANNEALS[1], ANNEALS[2], ANNEALS[0]]
+    for anneal, wanted in zip(ANNEALS, (1, -1, 1), strict=True):
+        law = fit_law(probes, 1e-4, anneal)
+        assert law.anneal == anneal and float(law.slopes[0]) == pytest.approx(wanted, abs=0.2)
+        assert regrets_of(probes, law).mean() < costs[ANNEALS.index(anneal)] + 0.02
 
 
 def test_few_probes_are_an_error():
@@ -66,14 +87,14 @@ def test_few_probes_are_an_error():
 
 def test_probes_of_one_architecture_are_left_out_together():
     probes = [p for p in made_probes(32, lambda z: z[:, 0]) for _ in range(2)]
-    apart = cross_validate(probes, [1e-4])[1e-4]
+    apart = cross_validate(probes, [1e-4])[1.0, 1e-4]
     assert torch.equal(apart[::2], apart[1::2])  # in two folds they would be two laws' regrets
     assert len(apart.unique()) == 32
 
 
 def test_steps_that_nobody_tried_are_no_gain():
-    falling = Probe(torch.zeros(1, 1), torch.ones(1), torch.tensor([1.0, 0.8, 0.5, 0.3, 0.0]))
-    flat = Probe(torch.zeros(1, 1), torch.ones(1), torch.tensor([0.0, 0.5, 1.0, 1.0, 1.0]))
+    falling = Probe(torch.zeros(1, 1), torch.ones(1), curve([1.0, 0.8, 0.5, 0.3, 0.0]))
+    flat = Probe(torch.zeros(1, 1), torch.ones(1), curve([0.0, 0.5, 1.0, 1.0, 1.0]))
     for shift, wanted in ((0.0, 0.5), (math.log(5), 0.0), (math.log(5) + 2, 0.2), (math.log(0.45), 0.8)):
         assert regrets_of([falling], Law(torch.zeros(1), shift)) == pytest.approx(wanted, abs=1e-6)
     assert regrets_of([flat], Law(torch.zeros(1), math.log(5) + 1)) == pytest.approx(1.1)
@@ -137,15 +158,19 @@ def test_a_probe_tells_what_single_runs_tell():
     task, rule = Quadratic(dimensions=8, condition=10.0).sample(generator(3, "task")), shipped()
     found = probe(rule, task, 2 * PIECE, runs=2, seed=5, number=7)
     curves = []
-    for factor in FACTORS:
-        shifted = copy.deepcopy(rule)
+    for anneal, factor in itertools.product(ANNEALS, FACTORS):
+        changed = copy.deepcopy(rule)
         with torch.no_grad():
-            shifted.network.tensor_head.bias[8] += math.log(factor)
-        curves.append([_run(shifted, task, run) for run in range(2)])
+            changed.network.tensor_head.bias[8] += math.log(factor)
+            changed.network.tensor_head.bias[9] *= anneal
+            changed.network.tensor_head.weight[9] *= anneal
+        curves.append([_run(changed, task, run) for run in range(2)])
     losses = torch.tensor(curves).mean(1)
-    late = (losses[:, 1] + 2 * losses[:, 2]) / 3
+    late = (losses[:, 1] + 2**3 * losses[:, 2]) / 9
     wanted = (late - late.min()) / (losses[0, 0] - losses.min())
-    torch.testing.assert_close(found.regrets, wanted.clamp(max=1), atol=2e-3, rtol=2e-2)
+    wanted = wanted.clamp(max=1).reshape(len(ANNEALS), len(FACTORS))
+    torch.testing.assert_close(found.regrets, wanted, atol=2e-3, rtol=2e-2)
+    assert (found.regrets[0] != found.regrets[2]).any()
     assert found.features.shape == (len(task.weight_space.shapes), STATIC)
     assert found.shares.sum() == pytest.approx(1)
     assert all(torch.equal(a, b) for a, b in zip(Probe.of(json.loads(json.dumps(found.record()))), found, strict=True))
@@ -161,6 +186,7 @@ def test_what_is_not_told_is_not_seen():
     task, rule = Quadratic(dimensions=8, condition=10.0).sample(generator(3, "task")), shipped()
     told, not_told = (probe(rule, task, 2 * PIECE, runs=1, told=told) for told in (True, False))
     assert not torch.equal(told.regrets, not_told.regrets)  # the rule cannot anneal
+    assert torch.equal(not_told.regrets, not_told.regrets[:1].expand_as(not_told.regrets))
     task = ImageMLP(hidden=[4], size=4, evaluation_size=20).sample(generator(3, "task"))
     traced, shapes = (probe(rule, task, PIECE, runs=1, traced=traced) for traced in (True, False))
     assert not torch.equal(traced.features, shapes.features)

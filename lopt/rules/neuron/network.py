@@ -89,7 +89,10 @@ class TokenNetwork(nn.Module):
         return Heads(self.tensor_head(t).t(), self.scale_law(tensors)[:, 0], self.neuron_head(x))
 
     @torch.no_grad()
-    def shift_scale(self, slopes: Tensor, shift: float) -> None:
-        """Adds slopes [STATIC] times the features that never change, plus a shift, to the logarithm of the scale."""
+    def change_scale(self, slopes: Tensor, shift: float, anneal: float = 1.0) -> None:
+        """Adds slopes [STATIC] times the features that never change, plus a shift, to the logarithm of the scale, and
+        multiplies the power of the time left by `anneal`."""
         self.scale_law.weight[0, FEATURES : FEATURES + STATIC] += slopes.to(self.scale_law.weight)
         self.tensor_head.bias[SCALE] += shift
+        self.tensor_head.weight[ANNEAL] *= anneal
+        self.tensor_head.bias[ANNEAL] *= anneal
