@@ -54,7 +54,7 @@ def table(
 
 def draw_by_size(path: Path, results: Mapping[int, Results], titles: Mapping[str, str]) -> None:
     """The test error over the number of train networks."""
-    figure = Figure(figsize=(6, 3.6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(6, 4.2), dpi=110, layout="constrained")
     axis = figure.subplots()
     for method in next(iter(results.values())):
         found = [mean_and_error([run["test"] for run in of_size[method]]) for of_size in results.values()]
@@ -63,8 +63,10 @@ def draw_by_size(path: Path, results: Mapping[int, Results], titles: Mapping[str
     axis.set(xscale="log", yscale="log", xlabel="networks to learn from", ylabel="mean squared test error")
     axis.set_xticks(list(results), [f"{size:,}" for size in results])
     axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("{x:g}")
     axis.set_title("the frequency of a sine wave, from the weights of its network", fontsize=10)
-    axis.legend()
+    figure.legend(loc="outside lower center", ncols=2)
     figure.savefig(path)
 
 
