@@ -4,7 +4,8 @@ unroll.py        the inner loop: a population of particles; programs.py compiles
 estimators/      meta-gradients: PES, ES-Single, truncated and full ES, truncated backpropagation
 objectives.py    what is minimised; horizons.py how long an episode lasts; reference.py the scale that Adam sets
 validation.py    θ on held-out tasks
-calibration/     another way to fit the law of the Neuron rule's scale: learning rates tried side by side
+calibration/     another way to fit the law of the Neuron rule's scale: sizes of its steps tried side by side
+averaging.py     the mean of rules that were fitted one from the other
 module.py        the outer loop under Lightning; ranks.py what its processes tell each other
 keep.py          checkpoints and signals; record.py, plots.py, progress.py: what a person sees
 cli.py           how a command starts; __main__.py this one
