@@ -43,5 +43,6 @@ def draw(path: Path, results: Results, sparsity: float) -> None:
     axis.bar_label(bars, fmt="%.1f", padding=3)
     axis.margins(x=0.12)  # room for the figures
     axis.invert_yaxis()
-    axis.set(xlabel="test accuracy, %", title=f"networks trained with {100 * (1 - sparsity):g} % of their weights")
+    axis.set(xlabel="test accuracy, %")
+    figure.suptitle(f"networks trained with {100 * (1 - sparsity):g} % of their weights")
     figure.savefig(path)
