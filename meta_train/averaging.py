@@ -45,7 +45,10 @@ def average(rules: Sequence[UpdateRule], weights: Sequence[float] | None = None)
     """
     if len(rules) < 2:
         raise InvalidInput(f"rules: {len(rules)}; a mean is of at least two rules")
-    shares = [1.0] * len(rules) if weights is None else [float(w) for w in weights]
+    try:
+        shares = [1.0] * len(rules) if weights is None else [float(w) for w in weights]
+    except (TypeError, ValueError):
+        raise InvalidInput(f"weights={weights!r}: give a list of numbers, one for each rule") from None
     if len(shares) != len(rules) or not all(0 <= w < math.inf for w in shares) or not sum(shares) > 0:
         raise InvalidInput(f"weights: {shares}; give {len(rules)} numbers of at least 0, one of them above 0")
     kinds = [(type(rule).__name__, dict(rule.arguments)) for rule in rules]

@@ -26,7 +26,7 @@ from lopt.errors import InvalidInput
 from lopt.functionals.checks import check_probability
 from lopt.rules import Neuron
 from meta_train.calibration.law import cross_validate, fit_law, regrets_of
-from meta_train.calibration.probing import ANNEALS, FACTORS, PIECE, Probe, probe
+from meta_train.calibration.probing import ANNEALS, FACTORS, LATE, PIECE, Probe, probe
 from meta_train.cli import run
 from meta_train.horizons import Horizon
 from meta_train.keys import generator
@@ -66,7 +66,7 @@ def _about(config: DictConfig, rule: Neuron) -> dict[str, Any]:
     kept = ("family", "horizon", "runs", "seed", "tell_horizon", "tell_symmetry", "device", "dtype")
     settings: Any = OmegaConf.to_container(config)
     about = {key: settings[key] for key in kept} | {"format": FORMAT, "piece": PIECE}
-    about |= {"factors": list(FACTORS), "anneals": list(ANNEALS)}
+    about |= {"factors": list(FACTORS), "anneals": list(ANNEALS), "late": LATE}
     return {**about, "rule": dict(rule.arguments), "theta": theta}
 
 
