@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 import lopt
 from lopt.errors import InvalidInput
 from lopt.rules import Neuron, PerParameter
+from lopt.rules.rule import UpdateRule
 from meta_train.averaging import average
 
 
@@ -33,7 +35,7 @@ def test_every_meta_parameter_is_the_weighted_mean():
 
 
 def test_what_has_no_mean_is_an_error():
-    for rules, weights, message in (
+    cases: list[tuple[list[UpdateRule], Any, str]] = [
         ([Neuron()], None, "rules: 1; a mean is of at least two"),
         ([Neuron(), PerParameter()], None, "different meta-parameters"),
         ([Neuron(), Neuron(width=8)], None, "different meta-parameters"),
@@ -42,7 +44,8 @@ def test_what_has_no_mean_is_an_error():
         ([Neuron(), Neuron()], [0, 0], "one of them above 0"),
         ([Neuron(), Neuron()], 3, "weights=3: give a list of numbers"),
         ([Neuron(), Neuron()], ["a", "b"], "give a list of numbers"),
-    ):
+    ]
+    for rules, weights, message in cases:
         with pytest.raises(InvalidInput, match=message):
             average(rules, weights)
 
