@@ -8,7 +8,6 @@ tasks gains on these and forgets some of the first; the mean of both keeps most 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from lopt import load_rule, save_rule
 from lopt.errors import InvalidInput
 from lopt.rules.rule import UpdateRule
 from meta_train.cli import run
+from tasks.arguments import check_weights
 
 
 def average(rules: Sequence[UpdateRule], weights: Sequence[float] | None = None) -> UpdateRule:
@@ -45,12 +45,7 @@ def average(rules: Sequence[UpdateRule], weights: Sequence[float] | None = None)
     """
     if len(rules) < 2:
         raise InvalidInput(f"rules: {len(rules)}; a mean is of at least two rules")
-    try:
-        shares = [1.0] * len(rules) if weights is None else [float(w) for w in weights]
-    except (TypeError, ValueError):
-        raise InvalidInput(f"weights={weights!r}: give a list of numbers, one for each rule") from None
-    if len(shares) != len(rules) or not all(0 <= w < math.inf for w in shares) or not sum(shares) > 0:
-        raise InvalidInput(f"weights: {shares}; give {len(rules)} numbers of at least 0, one of them above 0")
+    shares = check_weights(weights, len(rules), "rule")
     kinds = [(type(rule).__name__, dict(rule.arguments)) for rule in rules]
     if other := [kind for kind in kinds if kind != kinds[0]]:
         raise InvalidInput(

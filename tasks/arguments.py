@@ -49,6 +49,21 @@ def check_at_least(argument: str, value: float, least: float) -> None:
         raise InvalidInput(f"{argument}={value!r}: give a number of at least {least}")
 
 
+def check_weights(weights: Sequence[float] | None, count: int, of: str) -> list[float]:
+    """The weights as numbers, equal ones for None, or an `InvalidInput`: `count` of at least 0, not all of them 0."""
+    if weights is None:
+        return [1.0] * count
+    try:
+        numbers = [float(weight) for weight in weights]
+    except (TypeError, ValueError):
+        raise InvalidInput(f"weights={weights!r}: give a list of numbers, one a {of}") from None
+    if len(numbers) != count or not all(0 <= number < float("inf") for number in numbers):
+        raise InvalidInput(f"weights={numbers}: give {count} numbers of at least 0, one a {of}")
+    if not sum(numbers) > 0:
+        raise InvalidInput(f"weights={numbers}: at least one must be above 0")
+    return numbers
+
+
 def check_range(argument: str, low: float, high: float) -> None:
     """Raises `InvalidInput` unless 0 < low <= high: the ends of a log-uniform distribution."""
     for value in (low, high):

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Unpack, get_args, get_origin, get_type_hints
 import torch
 
 from lopt.errors import InvalidInput, unknown
-from tasks.arguments import check_positive, check_range
+from tasks.arguments import check_positive, check_range, check_weights
 from tasks.task import Task, TaskFamily
 
 
@@ -44,11 +44,7 @@ class Mixture(TaskFamily):
         if wrong := [family for family in families if not isinstance(family, TaskFamily)]:
             raise InvalidInput(f"families: {wrong} are no task families")
         self.families = list(families)
-        self.weights = [1.0] * len(families) if weights is None else [float(w) for w in weights]
-        if len(self.weights) != len(self.families) or not all(0 <= w < math.inf for w in self.weights):
-            raise InvalidInput(f"weights={self.weights}: give {len(families)} numbers of at least 0, one a family")
-        if not sum(self.weights) > 0:
-            raise InvalidInput(f"weights={self.weights}: at least one must be above 0")
+        self.weights = check_weights(weights, len(families), "family")
 
     def member(self, generator: torch.Generator) -> TaskFamily:
         weights = torch.tensor(self.weights, dtype=torch.float64, device=generator.device)

@@ -41,7 +41,7 @@ def test_what_has_no_mean_is_an_error():
         ([Neuron(), Neuron(width=8)], None, "different meta-parameters"),
         ([Neuron(), Neuron()], [1.0], "give 2 numbers"),
         ([Neuron(), Neuron()], [1.0, -1.0], "at least 0"),
-        ([Neuron(), Neuron()], [0, 0], "one of them above 0"),
+        ([Neuron(), Neuron()], [0, 0], "at least one must be above 0"),
         ([Neuron(), Neuron()], 3, "weights=3: give a list of numbers"),
         ([Neuron(), Neuron()], ["a", "b"], "give a list of numbers"),
     ]

@@ -125,6 +125,7 @@ def test_log_range() -> None:
         (lambda: Mixture([Quadratic(), 3]), r"\[3\] are no task families"),  # pyright: ignore[reportArgumentType]
         (lambda: Mixture([Quadratic()], [1, 2]), "give 1 numbers"),
         (lambda: Mixture([Quadratic()], [-1]), "at least 0"),
+        (lambda: Mixture([Quadratic()], 3), "weights=3: give a list"),  # pyright: ignore[reportArgumentType]
         (lambda: Mixture([Quadratic()], [0]), "at least one must be above 0"),
         (lambda: Varied(ImageMLP), "choices: none"),
         (lambda: Varied(ImageMLP, hiden=[[3]]), "unknown argument of ImageMLP 'hiden'; did you mean 'hidden'"),
