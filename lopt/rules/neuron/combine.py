@@ -103,5 +103,4 @@ def _corrections(layout: Layout, corrections: Tensor) -> Tensor:
 
     Each lies between -1 and 1; where several neurons stand (two group axes on one side), theirs add up.
     """
-    bounded = corrections.flatten().index_select(0, layout.target).tanh()
-    return bounded.new_zeros(layout.n_entries).index_add(0, layout.entry, bounded)
+    return layout.to_entries(corrections.tanh().flatten())

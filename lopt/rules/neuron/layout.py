@@ -4,7 +4,7 @@ The tensors of one form stand together, as one stack; the entries of all of them
 column entries, then an entry for each tensor as a whole. All tables of neurons lie in one table. So a step takes the
 same few operators for every network.
 
-Legend: n weights in all, T tensors, E entries without those of the tensors, N neurons, K tables, R roles, M meetings.
+Legend: n weights in all, T tensors, E entries without those of the tensors, N neurons, K tables, R roles, M summands.
 """
 
 from __future__ import annotations
@@ -29,23 +29,35 @@ COUNT = 8  # among them: the number of matrices, and the tensor's place after it
 LOSS_GAINS = (0.1, 0.01, 0.01)  # of the fast mean, the slow mean, the variance
 _SIZE_UNIT = 10.0  # of log sizes
 _COUNT_UNIT = 4.0  # of log counts
-_SMALL_MATRIX = 1 << 17  # entries up to which a mean is one product with a matrix
+_SMALL_MATRIX = 1 << 17  # entries up to which sums are one product with a matrix
+_FEW = 8  # a matrix with this many times as many rows as a result has summands loses against gathering them ..
+_GATHERED = 1 << 13  # .. up to so many, counting those that are not there
 
 
-class Average(NamedTuple):
-    """Means over rows of a matrix: result j is the mean of the rows source[k] with target[k] = j; of none it is 0."""
+class Sums(NamedTuple):
+    """Weighted sums of rows of a matrix: result j is weight[j] times the sum of the rows source[k] with target[k] = j.
+
+    Three ways to the same numbers: a product with a matrix, where that is small; the summands of each result gathered,
+    where all have few; else one after the other. A compiler does the last one number at a time.
+    """
 
     source: Tensor | None  # [M]; None: all rows in order
     target: Tensor  # [M]
-    inverse: Tensor  # [results, 1]: 1 / (rows of each mean)
-    matrix: Tensor | None  # [results, rows]: the same as one product, where that is small
+    weight: Tensor  # [results]
+    matrix: Tensor | None  # [results, rows]
+    summands: Tensor | None  # [results, most]: rows; where there are fewer, row 0 ..
+    weights: Tensor | None  # .. and [results, most]: a weight of 0
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[rows, c] -> [results, c]."""
+        """[rows, c] -> [results, c], or [rows] -> [results]."""
+        if self.summands is not None and self.weights is not None:
+            found = x.index_select(0, self.summands.flatten()).reshape(*self.summands.shape, *x.shape[1:])
+            return (found * self.weights[..., None] if x.dim() > 1 else found * self.weights).sum(1)
         if self.matrix is not None:
             return self.matrix @ x
         x = x if self.source is None else x.index_select(0, self.source)
-        return x.new_zeros(self.inverse.shape[0], x.shape[1]).index_add(0, self.target, x) * self.inverse
+        sums = x.new_zeros(self.weight.shape[0], *x.shape[1:]).index_add(0, self.target, x)
+        return sums * (self.weight[:, None] if x.dim() > 1 else self.weight)
 
 
 class Stack(NamedTuple):
@@ -56,6 +68,11 @@ class Stack(NamedTuple):
     weights: slice
     rows: slice  # among the entries
     columns: slice  # among the column entries
+
+    @property
+    def count(self) -> int:
+        """How many tensors there are."""
+        return self.tensors.stop - self.tensors.start
 
 
 class Layout(NamedTuple):
@@ -77,15 +94,14 @@ class Layout(NamedTuple):
     timescales: Tensor  # [11]: see moments.py; here so that a step copies nothing to the device
     loss_gains: Tensor  # [3]: the least gains of the averages of the loss, see tokens.py
     # entries and neurons
-    entry: Tensor  # [M]: entry ..
-    target: Tensor  # [M]: .. and neuron * R + role that meet
-    to_neurons: Average  # from entries to neurons, role by role: [E, c] -> [N R, c]
+    to_neurons: Sums  # means over entries, role by role: [E, c] -> [N R, c]
+    to_entries: Sums  # sums over the neurons that stand there: [N R, c] -> [E, c]
     present: Tensor  # [N, R]: 1 where there is an entry
     # neurons, tables and tensors
     table: Tensor  # [N]: the table of each neuron
-    to_tables: Average  # from neurons: [N, c] -> [K, c]
-    tables_to_tensors: Average  # role by role: [K, c] -> [T R, c]
-    tensors_to_tables: Average  # role by role: [T, c] -> [K R, c]
+    to_tables: Sums  # means over neurons: [N, c] -> [K, c]
+    tables_to_tensors: Sums  # means, role by role: [K, c] -> [T R, c]
+    tensors_to_tables: Sums  # means, role by role: [T, c] -> [K R, c]
 
 
 _LAYOUTS = 16  # that are remembered, with what belongs to them
@@ -136,17 +152,27 @@ def _build(space: WeightSpace, device: torch.device, dtype: torch.dtype) -> Layo
     def number(x: Sequence[Sequence[float]] | Sequence[float] | np.ndarray) -> Tensor:
         return torch.as_tensor(np.asarray(x, dtype=np.float64), device=device).to(dtype)
 
-    def average(source: np.ndarray | None, rows: int, target: np.ndarray, results: int) -> Average:
-        weight = 1 / np.maximum(1, np.bincount(target, minlength=results))
-        dense = None
-        if rows * results <= _SMALL_MATRIX:
+    def sums(source: np.ndarray | None, rows: int, target: np.ndarray, results: int, mean: bool = True) -> Sums:
+        counts = np.bincount(target, minlength=results)
+        weight = 1 / np.maximum(1, counts) if mean else np.ones(results)
+        chosen, most = np.arange(rows) if source is None else source, int(counts.max(initial=0))
+        dense = summands = weights = None
+        if 0 < most * _FEW <= rows and most * results <= _GATHERED:
+            order = np.argsort(target, kind="stable")
+            place = np.arange(len(target)) - np.repeat(np.cumsum(counts) - counts, counts)  # among those of its result
+            summands, weights = np.zeros((results, most), np.int64), np.zeros((results, most))
+            summands[target[order], place] = chosen[order]
+            weights[target[order], place] = weight[target[order]]
+        elif rows * results <= _SMALL_MATRIX:
             dense = np.zeros((results, rows))
-            np.add.at(dense, (target, np.arange(rows) if source is None else source), weight[target])
-        return Average(
+            np.add.at(dense, (target, chosen), weight[target])
+        return Sums(
             None if source is None else index(source),
             index(target),
-            number(weight)[:, None],
+            number(weight),
             None if dense is None else number(dense),
+            None if summands is None else index(summands),
+            None if weights is None else number(weights),
         )
 
     meet, n_rows = _meetings(ordered), sum(form.batch * form.rows for form in ordered)
@@ -168,14 +194,13 @@ def _build(space: WeightSpace, device: torch.device, dtype: torch.dtype) -> Layo
         static=number(_static(space, names, forms)).reshape(len(names), STATIC),
         timescales=number(TIMESCALES),
         loss_gains=number(LOSS_GAINS),
-        entry=index(meet.entry),
-        target=index(meet.target),
-        to_neurons=average(meet.entry, n_entries, meet.target, n_neurons * roles),
+        to_neurons=sums(meet.entry, n_entries, meet.target, n_neurons * roles),
+        to_entries=sums(meet.target, n_neurons * roles, meet.entry, n_entries, mean=False),
         present=number(np.bincount(meet.target, minlength=n_neurons * roles) > 0).reshape(-1, roles),
         table=index(table),
-        to_tables=average(None, n_neurons, table, n_tables),
-        tables_to_tensors=average(meet.table_role // roles, n_tables, meet.tensor_role, len(names) * roles),
-        tensors_to_tables=average(meet.tensor_role // roles, len(names), meet.table_role, n_tables * roles),
+        to_tables=sums(None, n_neurons, table, n_tables),
+        tables_to_tensors=sums(meet.table_role // roles, n_tables, meet.tensor_role, len(names) * roles),
+        tensors_to_tables=sums(meet.tensor_role // roles, len(names), meet.table_role, n_tables * roles),
     )
 
 

@@ -16,7 +16,7 @@ from lopt.rules.neuron.kernels import memory_of
 from lopt.rules.neuron.layout import Layout, layout_of
 from lopt.rules.neuron.network import TokenNetwork
 from lopt.rules.neuron.passes import KEYS
-from lopt.rules.neuron.pure import advance, combine, flatten, sums_of
+from lopt.rules.neuron.pure import advance, combine, stacked, sums_of, unstacked
 from lopt.rules.neuron.tokens import (
     follow_loss,
     global_features,
@@ -122,6 +122,7 @@ class Neuron(UpdateRule):
 
     def init_state(self, space: WeightSpace, params: Mapping[str, Tensor]) -> State:
         dtype = self._dtype
+        layout_of(space, device_of(params), dtype)  # now, so that a step that torch.compile traces finds it made
 
         def entries(p: Tensor) -> Tensors:
             zeros = {key: torch.zeros_like(p, dtype=dtype, memory_format=torch.contiguous_format) for key in KEYS}
@@ -142,19 +143,24 @@ class Neuron(UpdateRule):
         if any(map(is_distributed, params.values())):
             return self.on_whole_tensors(space, params, grads, state, clock)
         layout = layout_of(space, device_of(params), self._dtype)
-        names, sizes, shapes = layout.names, layout.sizes, space.shapes
         steps, losses = self._counters(layout, state, clock)
-        g, w = (flatten(layout, [x[k] for k in names]) for x in (grads, params))
-        old = [flatten(layout, [state.tensors[k][key] for k in names]) for key in KEYS]
-        x, v, products = advance(g, w, old, self._gains)
-        plan = self._think(layout, sums_of(layout, products), steps, losses, clock)
-        updates = dict(zip(names, combine(layout, plan, x, v, self._orthogonalise), strict=True))
-        pieces = [y.split(sizes) for y in (x[1], x[2], v)]
-        following = {
-            k: {"step": step, **{key: y.view(shapes[k]) for key, y in zip(KEYS, ys, strict=True)}, "loss": loss}
-            for k, step, loss, *ys in zip(names, steps.float().unbind(0), losses.unbind(0), *pieces, strict=True)
-        }
-        return {k: updates[k].view(shapes[k]) for k in params}, State({k: following[k] for k in params}, state.scalars)
+        advanced = []
+        for stack in layout.stacks:
+            names = layout.names[stack.tensors]
+            g, w = (stacked(layout, stack, [x[k] for k in names]) for x in (grads, params))
+            old = [stacked(layout, stack, [state.tensors[k][key] for k in names]) for key in KEYS]
+            advanced.append(advance(g, w, old, self._gains))
+        plan = self._think(layout, sums_of([x.products() for x in advanced]), steps, losses, clock)
+        updates, following = {}, {}
+        counters = zip(layout.names, steps.float().unbind(0), losses.unbind(0), strict=True)
+        for stack, x in zip(layout.stacks, advanced, strict=True):
+            found = (combine(layout, stack, plan, x, self._orthogonalise), x.m, x.s, x.v)
+            pieces = [unstacked(layout, stack, y) for y in found]
+            for update, *moments in zip(*pieces, strict=True):
+                name, step, loss = next(counters)
+                updates[name] = update
+                following[name] = {"step": step, **dict(zip(KEYS, moments, strict=True)), "loss": loss}
+        return {k: updates[k] for k in params}, State({k: following[k] for k in params}, state.scalars)
 
     @torch.no_grad()
     def updates_(

@@ -46,12 +46,14 @@ class Moments(NamedTuple):
 
 def moments_of(layout: Layout, sums: Tensor, log_debiases: Tensor) -> Moments:
     """Sums over rows and columns [MOMENTS, E], log(1 - decay^t) [3, T] -> the moments of all entries and tensors."""
-    rows = layout.tensor[: layout.n_rows]
-    totals = sums.new_zeros(MOMENTS, len(layout.names)).index_add(1, rows, sums[:, : layout.n_rows])
     m, s, v = log_debiases.unbind(0)
     none = torch.zeros_like(m)
     correction = torch.exp(-torch.stack([none, m + m, none, v, m, m + s, s, m]))
-    means = torch.cat([sums, totals], 1) * correction.index_select(1, layout.tensor) * layout.inverse_size
+    totals = [
+        sums[:, stack.rows].reshape(MOMENTS, stack.count, stack.form.batch * stack.form.rows).sum(-1)
+        for stack in layout.stacks
+    ]
+    means = torch.cat([sums, *totals], 1) * correction.index_select(1, layout.tensor) * layout.inverse_size
     floor = means[WW : V + 1, layout.n_entries :] * RELATIVE_GUARD + RMS_GUARD
     floor = floor.index_select(1, layout.tensor)
     logs = (means[: V + 1] + torch.cat([floor[1:], floor[1:], floor])).log()

@@ -20,7 +20,7 @@ from lopt.rules.neuron.combine import bounded_scale
 from lopt.rules.neuron.layout import COUNT, layout_of
 from lopt.rules.neuron.orthogonalise import orthogonalise
 from lopt.rules.neuron.passes import add_sums
-from lopt.rules.neuron.pure import sums_of
+from lopt.rules.neuron.pure import stacked, sums_of
 from lopt.rules.neuron.tokens import FEATURES, MOMENTS
 from lopt.rules.sharded import Shard
 from lopt.testing import TOLERANCE
@@ -337,7 +337,12 @@ def test_the_sums_of_all_shards_are_those_of_the_whole(space, limit):
     """Every weight is in one chunk of one process, with its own row and column, wherever the first axis is cut."""
     layout = layout_of(space, torch.device("cpu"), torch.float64)
     numbers = {k: torch.randn((MOMENTS, *shape), dtype=torch.float64) for k, shape in space.shapes.items()}
-    wanted = sums_of(layout, torch.cat([numbers[k].reshape(MOMENTS, -1) for k in layout.names], 1))
+    wanted = sums_of(
+        [
+            [stacked(layout, stack, [numbers[k][i] for k in layout.names[stack.tensors]]) for i in range(MOMENTS)]
+            for stack in layout.stacks
+        ]
+    )
     came = torch.zeros(MOMENTS, layout.n_entries, dtype=torch.float64)
     cuts = {k: (0, (shape[0] + 1) // 3, shape[0]) for k, shape in space.shapes.items() if shape}
     for process in range(2):
