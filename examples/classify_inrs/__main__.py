@@ -38,7 +38,7 @@ def main(config: DictConfig) -> int:
 
 def _run_all(settings: dict[str, Any], found: InrSet, runs: Runs) -> dict[str, list[dict[str, Any]]]:
     """For each method what its seeds found."""
-    size, recipe = Architecture(**settings["model"]), Recipe(**settings["recipe"])
+    size, recipe = Architecture(**settings["model"], frequency=found.config["frequency"]), Recipe(**settings["recipe"])
     splits, classes = batches(found, settings["signs"]), 1 + int(found.splits["train"].label.max())
     augment = augmentation(Movements(**settings["augmentation"]), found, settings["signs"])
     start = starter(partial(Classification, classes=classes), found.space, splits, size, recipe, augment)

@@ -2,6 +2,7 @@
 
 permutations.py  a permutation of its own for every network of a batch; alignment of networks
 models.py        neural functionals and the MLPs that they are compared with, by name
+probes.py        what the neurons of INRs say at learned points, as features
 mlps.py          the parameters of many MLPs or SIRENs at once
 sine_symmetry.py the signs and phases of SIRENs
 movements.py     turned, shifted and scaled images of INRs, through their weights

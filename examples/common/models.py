@@ -1,7 +1,7 @@
 r"""Neural functionals, and MLPs on raw weights, by name; all from the weights of a batch of networks.
 
     weights [B, *S]  ->  standardised  ->  features [B, *S, c]  ->  NF-layers  ->  pooled  ->  MLP  ->  [B, outputs]
-                                                                               ->  weights [B, *S]
+                     ->  probes  --------------^                               ->  weights [B, *S]
 
 `make_model` makes the first kind, `make_editor` the second.
 
@@ -23,7 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lopt.errors import unknown
+from examples.common.probes import Probes
+from lopt.errors import InvalidInput, unknown
 from lopt.functionals import (
     FourierFeatures,
     InvariantPool,
@@ -35,7 +36,7 @@ from lopt.functionals import (
     presets,
 )
 from lopt.weight_space import WeightSpace
-from tasks.arguments import pick
+from tasks.arguments import check_at_least, pick
 from tasks.modules.parts import ACTIVATIONS
 
 LEAST_STD = 1e-6  # a weight that never varies stays at zero instead of dividing by zero
@@ -58,9 +59,12 @@ class Architecture:
         width: of the two hidden layers of the MLP on raw weights.
         frequencies: of the random Fourier features that the neural functionals see beside a weight; 0: none.
         activation: between the NF-layers of dws, np and hnp, one of tasks.modules.parts.ACTIVATIONS; nft has its own.
+        probes: of the neural functionals, where networks are INRs: the points at which they see what its neurons say
+            (see `Probes`); 0: none.
+        frequency: ω of the INRs, for probes.
 
     Raises:
-        InvalidInput: there is no such activation.
+        InvalidInput: there is no such activation; probes without a frequency.
     """
 
     channels: int = 32
@@ -72,9 +76,14 @@ class Architecture:
     width: int = 512
     frequencies: int = 0
     activation: str = "relu"
+    probes: int = 0
+    frequency: float | None = None
 
     def __post_init__(self) -> None:
         pick("activation", self.activation, ACTIVATIONS)
+        check_at_least("probes", self.probes, 0)
+        if self.probes and self.frequency is None:
+            raise InvalidInput(f"probes: {self.probes}, but no frequency: probes need the ω of the INRs")
 
 
 class Standardise(nn.Module):
@@ -136,13 +145,45 @@ def make_model(
     if name == "mlp":
         count = sum(x[0].numel() for x in tensors.values())
         return nn.Sequential(Standardise(tensors, each=True), Flatten(), mlp([count, size.width, size.width, outputs]))
+    start = Start(name, space, Standardise(tensors), size)
     if name == "nft":
-        return nn.Sequential(Standardise(tensors), *_transformer(space, outputs, size))
-    start, channels = _start(name, space, size)
+        return nn.Sequential(start, *_transformer(space, start.channels, outputs, size))
     reduction = "max" if name == "dws" else size.pool
-    widths, activation = [channels, *[size.channels] * size.layers], ACTIVATIONS[size.activation]
+    widths, activation = [start.channels, *[size.channels] * size.layers], ACTIVATIONS[size.activation]
     network = presets.invariant(name, space, widths, [size.head, outputs], activation, reduction)
-    return nn.Sequential(Standardise(tensors), *start, network)
+    return nn.Sequential(start, network)
+
+
+class Start(nn.Module):
+    """From the weights of networks to the features of the first NF-layer.
+
+    Attributes:
+        channels: how many those have.
+
+    Shapes:
+        tensors: name -> [B, *S]; the result: name -> [B, *S, channels].
+    """
+
+    def __init__(self, name: str, space: WeightSpace, standardise: Standardise, size: Architecture) -> None:
+        super().__init__()
+        path: list[nn.Module] = [standardise, Channel()]
+        channels = 1
+        if size.frequencies:
+            fourier = FourierFeatures(space, 1, size.frequencies)
+            path, channels = [*path, fourier], fourier.out_channels
+        if name == "np":
+            path.append(PositionEncoding(space, channels, how="concatenate", width=size.code))
+            channels += size.code
+        self.probes = None
+        if size.probes and size.frequency is not None:
+            path.append(Pointwise(nn.Linear(channels, size.channels)))
+            channels = size.channels
+            self.probes = Probes(space, channels, size.probes, size.frequency)
+        self.path, self.channels = nn.Sequential(*path), channels
+
+    def forward(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        features = self.path(tensors)
+        return features if self.probes is None else self.probes(tensors, features)
 
 
 class Editor(nn.Module):
@@ -152,16 +193,16 @@ class Editor(nn.Module):
         tensors: name -> [B, *S]; the result likewise.
     """
 
-    def __init__(self, start: Standardise, network: nn.Module) -> None:
+    def __init__(self, standardise: Standardise, network: nn.Module) -> None:
         super().__init__()
-        self.start, self.network = start, network
-        self.step = nn.Parameter(torch.full((len(start.names),), FIRST_STEP))
+        self.standardise, self.network = standardise, network
+        self.step = nn.Parameter(torch.full((len(standardise.names),), FIRST_STEP))
 
     def forward(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        change = self.network(self.start(tensors))
+        change = self.network(tensors)
         return {
-            name: tensors[name] + self.step[i] * self.start.get_buffer(f"std{i}") * change[name]
-            for i, name in enumerate(self.start.names)
+            name: tensors[name] + self.step[i] * self.standardise.get_buffer(f"std{i}") * change[name]
+            for i, name in enumerate(self.standardise.names)
         }
 
 
@@ -203,32 +244,20 @@ def make_editor(name: str, space: WeightSpace, tensors: Mapping[str, Tensor], si
     if name == "mlp":
         count = sum(x[0].numel() for x in tensors.values())
         row = mlp([count, size.width, size.width, count])
-        return Editor(Standardise(tensors, each=True), nn.Sequential(Flatten(), row, Unflatten(space)))
-    start, channels = _start(name, space, size)
-    widths = [channels, *[size.channels] * (size.layers - 1), 1]
+        standardise = Standardise(tensors, each=True)
+        return Editor(standardise, nn.Sequential(standardise, Flatten(), row, Unflatten(space)))
+    standardise = Standardise(tensors)
+    start = Start(name, space, standardise, size)
+    widths = [start.channels, *[size.channels] * (size.layers - 1), 1]
     stack = presets.stack(name, space, widths, ACTIVATIONS[size.activation])
-    return Editor(Standardise(tensors), nn.Sequential(*start, stack, Unchannel()))
+    return Editor(standardise, nn.Sequential(start, stack, Unchannel()))
 
 
-def _start(name: str, space: WeightSpace, size: Architecture) -> tuple[list[nn.Module], int]:
-    """From standardised weights to the features of the first NF-layer, and how many channels those have."""
-    start: list[nn.Module] = [Channel()]
-    channels = 1
-    if size.frequencies:
-        fourier = FourierFeatures(space, 1, size.frequencies)
-        start, channels = [*start, fourier], fourier.out_channels
-    if name == "np":
-        start.append(PositionEncoding(space, channels, how="concatenate", width=size.code))
-        channels += size.code
-    return start, channels
-
-
-def _transformer(space: WeightSpace, outputs: int, size: Architecture) -> list[nn.Module]:
+def _transformer(space: WeightSpace, channels: int, outputs: int, size: Architecture) -> list[nn.Module]:
+    """From features of so many channels to the outputs."""
     c, relaxed = size.channels, space.relaxed()
-    start, channels = _start("nft", space, size)
     pool = InvariantPool(relaxed, c, size.pool)
     return [
-        *start,
         Pointwise(nn.Linear(channels, c)),
         LayerEncoding(space, c),
         PositionEncoding(space, c),

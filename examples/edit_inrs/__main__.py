@@ -43,7 +43,7 @@ def main(config: DictConfig) -> int:
     found = load_inrs(settings["folder"], settings["data"], counts)
     images = load_images(settings["data"], found.config["size"], standardise=False).images
     splits = batches(found, images, change, settings["signs"])
-    size, recipe = Architecture(**settings["model"]), Recipe(**settings["recipe"])
+    size, recipe = Architecture(**settings["model"], frequency=found.config["frequency"]), Recipe(**settings["recipe"])
     start = starter(partial(Editing, frequency=found.config["frequency"]), found.space, splits, size, recipe)
     out = Path(settings["out"])
     kept = ("data", "edit", "signs", "model", "recipe", "train", "validation", "test")
