@@ -23,5 +23,7 @@ def test_equivariant_on_every_network(name):
     space = space.restrict(k for k, p in module.named_parameters() if k in space and not p.is_complex())
     shipped = lopt.load_rule("neuron-1")
     assert isinstance(shipped, Neuron)
-    assert symmetry_error(shipped, space, torch.float32) < TOLERANCE[torch.float32]
-    assert symmetry_error(neuron(), space, torch.float64) < TOLERANCE[torch.float64]
+    # The shipped rule takes the mean of a row away: what is left of a row that is nearly its mean has fewer digits.
+    assert symmetry_error(shipped, space, torch.float32) < 4 * TOLERANCE[torch.float32]
+    for rule in (shipped, neuron()):
+        assert symmetry_error(rule, space, torch.float64) < TOLERANCE[torch.float64]
