@@ -23,8 +23,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils import _pytree as pytree
 
-# Of Inductor. Shapes and strides are checked here, not at each operator; and what calls the operators is C++, too: a step
-# has some fifty of them, each as short as a call from Python.
+# Of Inductor. Shapes and strides are checked here, not at each operator; and what calls the operators is C++, too: a
+# step has some fifty of them, each as short as a call from Python.
 OPTIONS = {"size_asserts": False, "cpp_wrapper": True}
 KEPT = 64  # programs; the one that was not used for longest makes place for a new one
 

@@ -1,6 +1,6 @@
 r"""What the neurons of an INR say at a few points: features that a functional would have to work out from the weights.
 
-    a_1 = sin(ω (W_1 p + b_1)),  a_l = sin(ω (W_l a_{l-1} + b_l)),  a_L = W_L a_{L-1} + b_L      at the points p_1 .. p_P
+    a_1 = sin(ω (W_1 p + b_1)),  a_l = sin(ω (W_l a_{l-1} + b_l)),  a_L = W_L a_{L-1} + b_L    for points p_1 .. p_P
 
 A neuron's row of P values takes part in a permutation as its bias does, so an MLP of that row can be added to the
 features of the bias, and all stays equivariant. The points are learned. Kofinas et al. (arXiv 2403.12143, section 2.2)
@@ -57,9 +57,8 @@ class Probes(nn.Module):
 
     def values(self, tensors: Mapping[str, Tensor]) -> list[Tensor]:
         """What the neurons of each layer say at the points: [B, P, n], of the last one without a sine."""
-        x, said = self.points.expand(len(tensors[self.names[0]]), -1, -1), []
+        phases: list[Tensor] = []
         for weight, bias in zip(self.names[::2], self.names[1::2], strict=True):
-            phase = torch.baddbmm(tensors[bias].unsqueeze(1), x, tensors[weight].mT)
-            x = torch.sin(self.frequency * phase)
-            said.append(x)
-        return [*said[:-1], phase]
+            said = torch.sin(self.frequency * phases[-1]) if phases else self.points.expand(len(tensors[bias]), -1, -1)
+            phases.append(torch.baddbmm(tensors[bias].unsqueeze(1), said, tensors[weight].mT))
+        return [*(torch.sin(self.frequency * phase) for phase in phases[:-1]), phases[-1]]

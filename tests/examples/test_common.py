@@ -21,10 +21,11 @@ from examples.common import (
 )
 from examples.common.methods import ALIGNED, AUGMENTED, TITLES
 from examples.common.models import NAMES
+from examples.common.probes import Probes
 from examples.common.shards import Shard, digest, generator_of
 from examples.common.training import EVALUATED, Batch, apply, evaluate
 from examples.make_inrs import render
-from examples.make_inrs.sirens import initial_sirens
+from examples.make_inrs.sirens import coordinates, initial_sirens
 from lopt.errors import InvalidInput
 from lopt.functionals import FourierFeatures
 from lopt.weight_space import WeightSpace
@@ -96,14 +97,19 @@ def test_canonical_signs_and_phases_keep_the_function_and_are_the_same_for_all_i
         torch.testing.assert_close(x, permute_each(space, found, permutations)[name])
 
 
-@pytest.mark.parametrize("changed", [{}, {"frequencies": 4, "activation": "gelu"}], ids=["plain", "Fourier features"])
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"frequencies": 4, "activation": "gelu"}, {"probes": 5, "frequency": 4.0}],
+    ids=["plain", "Fourier features", "probes"],
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_functionals_do_not_see_the_order_of_neurons_and_the_mlp_does(name, changed):
     torch.manual_seed(0)
     tensors = sirens(8)
     size = Architecture(channels=8, layers=2, head=16, width=16, **changed)
     model = make_model(name, SPACE, tensors, 3, size).eval()
-    assert any(isinstance(part, FourierFeatures) for part in model.modules()) == (bool(changed) and name != "mlp")
+    for kind, key in ((FourierFeatures, "frequencies"), (Probes, "probes")):
+        assert any(isinstance(part, kind) for part in model.modules()) == (key in changed and name != "mlp")
     shuffled = permute_each(SPACE, tensors, random_permutations(SPACE, 8, torch.Generator().manual_seed(1)))
     with torch.no_grad():
         one, other = model(tensors), model(shuffled)
@@ -111,6 +117,23 @@ def test_functionals_do_not_see_the_order_of_neurons_and_the_mlp_does(name, chan
     assert torch.allclose(one, other, atol=1e-5) == (name != "mlp")
     # And they do see the weights: two networks are told apart.
     assert (one[0] - one[1]).abs().max() > 1e-3
+
+
+def test_probes_say_what_the_networks_do_and_are_learned():
+    tensors, frequency = sirens(8), 4.0
+    probes = Probes(SPACE, 3, points=16, frequency=frequency)
+    values = probes.values(tensors)
+    assert [value.shape for value in values] == [(8, 16, x.shape[1]) for x in list(tensors.values())[1::2]]
+    with torch.no_grad():
+        probes.points.copy_(coordinates(4))
+    torch.testing.assert_close(probes.values(tensors)[-1].mT.unflatten(-1, (4, 4)), render(tensors, 4, frequency))
+    features = {name: torch.zeros(*x.shape, 3) for name, x in tensors.items()}
+    sum(x.square().sum() for x in probes(tensors, features).values()).backward()
+    assert probes.points.grad is not None and probes.points.grad.abs().min() > 0
+    with pytest.raises(InvalidInput, match="probes: 4, but no frequency"):
+        Architecture(probes=4)
+    with pytest.raises(InvalidInput, match="probes=-1"):
+        Architecture(probes=-1)
 
 
 def test_unknown_names_are_told_their_neighbours():

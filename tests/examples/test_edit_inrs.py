@@ -49,12 +49,13 @@ def test_dilation_is_the_brightest_neighbour_and_contrast_keeps_the_range():
     torch.testing.assert_close(errors(torch.zeros(1, 1, 2, 2), values), 4 * values.square().mean().view(1))
 
 
-@pytest.mark.parametrize("name", ["np", "hnp", "mlp"])
-def test_an_editor_is_equivariant_unless_it_is_the_mlp(inrs, name):
+@pytest.mark.parametrize(("name", "probes"), [("np", 0), ("hnp", 0), ("hnp", 4), ("mlp", 0)])
+def test_an_editor_is_equivariant_unless_it_is_the_mlp(inrs, name, probes):
     found = load_inrs(inrs, "digits", {"train": 20})
     tensors = found.splits["train"].tensors
     torch.manual_seed(0)
-    model = make_editor(name, found.space, tensors, Architecture(channels=6, layers=2, width=16))
+    size = Architecture(channels=6, layers=2, width=16, probes=probes, frequency=found.config["frequency"])
+    model = make_editor(name, found.space, tensors, size)
     permutations = random_permutations(found.space, 20, torch.Generator().manual_seed(0))
     with torch.no_grad():
         after = permute_each(found.space, model(tensors), permutations)

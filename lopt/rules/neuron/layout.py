@@ -70,7 +70,7 @@ class Stack(NamedTuple):
     columns: slice  # among the column entries
 
     @property
-    def count(self) -> int:
+    def n_tensors(self) -> int:
         """How many tensors there are."""
         return self.tensors.stop - self.tensors.start
 

@@ -43,7 +43,7 @@ def stacked(layout: Layout, stack: Stack, tensors: Sequence[Tensor]) -> Tensor:
 def unstacked(layout: Layout, stack: Stack, x: Tensor) -> list[Tensor]:
     """The inverse of `stacked`: each tensor in its shape."""
     names, shapes = layout.names[stack.tensors], layout.space.shapes
-    parts = x.reshape(stack.count, *stack.form.shape).unbind(0)
+    parts = x.reshape(stack.n_tensors, *stack.form.shape).unbind(0)
     return [part.reshape(shapes[name]) for name, part in zip(names, parts, strict=True)]
 
 
@@ -74,9 +74,9 @@ def combine(layout: Layout, stack: Stack, plan: Plan, x: Advanced, orthogonal: b
         adaptive = (x.g * a[0] + x.m * a[1] + x.s * a[2]) * root
     u = d[1] * (adaptive + x.w * a[3] + x.m * (a[4] + a[5] * d[0]) + a[7]) + d[2]
     inverse = layout.inverse_size[layout.n_entries :][stack.tensors]
-    squares = u.square().sum((-2, -1)).reshape(stack.count, stack.form.batch).sum(-1)
+    squares = u.square().sum((-2, -1)).reshape(stack.n_tensors, stack.form.batch).sum(-1)
     factors = brought_to(plan.scales[stack.tensors], squares * inverse)
-    return u * factors.unsqueeze(1).expand(stack.count, stack.form.batch).reshape(b, 1, 1)
+    return u * factors.unsqueeze(1).expand(stack.n_tensors, stack.form.batch).reshape(b, 1, 1)
 
 
 def orthogonal_base(m: Tensor) -> Tensor:

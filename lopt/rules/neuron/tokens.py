@@ -50,7 +50,7 @@ def moments_of(layout: Layout, sums: Tensor, log_debiases: Tensor) -> Moments:
     none = torch.zeros_like(m)
     correction = torch.exp(-torch.stack([none, m + m, none, v, m, m + s, s, m]))
     totals = [
-        sums[:, stack.rows].reshape(MOMENTS, stack.count, stack.form.batch * stack.form.rows).sum(-1)
+        sums[:, stack.rows].reshape(MOMENTS, stack.n_tensors, stack.form.batch * stack.form.rows).sum(-1)
         for stack in layout.stacks
     ]
     means = torch.cat([sums, *totals], 1) * correction.index_select(1, layout.tensor) * layout.inverse_size
