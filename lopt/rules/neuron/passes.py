@@ -17,7 +17,7 @@ from torch import Tensor
 from lopt.rules.neuron.chunks import Chunk, Run, chunks_of
 from lopt.rules.neuron.combine import COLUMNS, ROWS, Plan, brought_to
 from lopt.rules.neuron.layout import Layout
-from lopt.rules.neuron.pure import orthogonal_base
+from lopt.rules.neuron.pure import orthogonal_direction
 from lopt.rules.neuron.tokens import GG, GM, MM, MOMENTS, MS, SW, WW, M, V
 from lopt.rules.rule import Updates
 from lopt.rules.sharded import add_over, counts_here, distribute_like, local, one_group, shard_of, whole
@@ -52,7 +52,6 @@ def combine(
     a: Sequence[Tensor],
     c: Sequence[Tensor],
     floor: float,
-    base: Tensor | None,
     out: Tensor,
     scratch: Tensor,
 ) -> None:
@@ -61,15 +60,10 @@ def combine(
     Args:
         tensors: g, m, s, v, w.
         a, c: numbers of rows and columns, that broadcast against these; floor: ε².
-        base: what takes the place of m q, if anything.
     """
     g, m, s, v, w = tensors
     torch.mul(v, a[6], out=scratch).add_(floor).rsqrt_()
-    torch.mul(g, a[0], out=out).addcmul_(s, a[2])
-    if base is None:
-        out.addcmul_(m, a[1]).mul_(scratch)
-    else:
-        out.mul_(scratch).addcmul_(base, a[1])
+    torch.mul(g, a[0], out=out).addcmul_(s, a[2]).addcmul_(m, a[1]).mul_(scratch)
     torch.mul(a[5], c[0], out=scratch).add_(a[4])
     out.addcmul_(m, scratch).addcmul_(w, a[3]).add_(a[7]).mul_(c[1]).add_(c[2])
 
@@ -152,12 +146,12 @@ class Memory:
         while start < len(names):
             chunks = members.get(start, [])
             tensors = chunks[0].tensors if chunks else slice(start, start + 1)
-            base = self._base(start) if self._orthogonal else None
-            used = 0
-            for chunk in chunks:
-                part = None if base is None else base[used : used + chunk.size]
-                self._combine(chunk, plan, part, out[used : used + chunk.size], scratch, spread)
-                used += chunk.size
+            used = sum(chunk.size for chunk in chunks)
+            if self._orthogonal and self._forms[start].hidden:
+                out[:used] = self._orthogonal_direction(start)
+            else:
+                for chunk, part in zip(chunks, out[:used].split([chunk.size for chunk in chunks]), strict=True):
+                    self._combine(chunk, plan, part, scratch, spread)
             parts = out[:used].split(held[tensors])
             squares = torch.stack(_torch._foreach_norm(parts)).square()
             add_over([squares] if names[start] in self._shards else [], self._group)
@@ -167,18 +161,15 @@ class Memory:
             yield Updates(names[tensors], [distribute_like(x, p) for x, p in pairs], factors.unbind(0))
             start = tensors.stop
 
-    def _base(self, index: int) -> Tensor | None:
-        """The orthogonalised momentum of this process's part of a hidden matrix, [n]; None for others."""
+    def _orthogonal_direction(self, index: int) -> Tensor:
+        """Of this process's part of a hidden matrix: [n]."""
         form, name = self._forms[index], self.layout.names[index]
-        if not form.hidden:
-            return None
         momentum = whole(self._momentum[index]).to(self.layout.dtype)
-        base, shard = orthogonal_base(momentum.reshape(form.shape)).view(momentum.shape), self._shards.get(name)
-        return (base if shard is None else base[shard.start : shard.stop]).reshape(-1)
+        direction = orthogonal_direction(momentum.reshape(form.shape)).view(momentum.shape)
+        shard = self._shards.get(name)
+        return (direction if shard is None else direction[shard.start : shard.stop]).reshape(-1)
 
-    def _combine(
-        self, chunk: Chunk, plan: Plan, base: Tensor | None, out: Tensor, scratch: Tensor, spread: Tensor
-    ) -> None:
+    def _combine(self, chunk: Chunk, plan: Plan, out: Tensor, scratch: Tensor, spread: Tensor) -> None:
         tensors, scratch = self._tensors(chunk), scratch[: chunk.size]
         if chunk.part is not None:
             (run,) = chunk.runs
@@ -187,9 +178,8 @@ class Memory:
                 plan.rows[:, run.rows].view(ROWS, b, r, 1),
                 plan.columns[:, run.columns].view(COLUMNS, b, 1, c),
             )
-            base = None if base is None else base.view(run.shape)
             tensors, out, scratch = [x.view(run.shape) for x in tensors], out.view(run.shape), scratch.view(run.shape)
-            combine(tensors, rows.unbind(0), columns.unbind(0), plan.floor, base, out, scratch)
+            combine(tensors, rows.unbind(0), columns.unbind(0), plan.floor, out, scratch)
             return
         everywhere = spread[: (ROWS + COLUMNS) * chunk.size].view(ROWS + COLUMNS, chunk.size)
         for run in chunk.runs:
@@ -198,7 +188,7 @@ class Memory:
             there[:ROWS] = plan.rows[:, run.rows].view(ROWS, b, r, 1)
             there[ROWS:] = plan.columns[:, run.columns].view(COLUMNS, b, 1, c)
         numbers = everywhere.unbind(0)
-        combine(tensors, numbers[:ROWS], numbers[ROWS:], plan.floor, None, out, scratch)
+        combine(tensors, numbers[:ROWS], numbers[ROWS:], plan.floor, out, scratch)
 
 
 def add_sums(sums: Tensor, products: Tensor, run: Run, n_rows: int) -> None:

@@ -63,22 +63,25 @@ def sums_of(stacks: Sequence[Sequence[Tensor]]) -> Tensor:
 
 
 def combine(layout: Layout, stack: Stack, plan: Plan, x: Advanced, orthogonal: bool) -> Tensor:
-    """The formula of combine.py, brought to its RMS: the updates of a stack, [b, r, c]."""
+    """The formula of combine.py, brought to its RMS: the updates of a stack, [b, r, c].
+
+    Args:
+        orthogonal: hidden matrices move along the orthogonalised momentum instead.
+    """
     b, r, c = x.g.shape
-    a = [row.reshape(b, r, 1) for row in plan.rows[:, stack.rows].unbind(0)]
-    d = [column.reshape(b, 1, c) for column in plan.columns[:, stack.columns].unbind(0)]
-    root = torch.rsqrt(x.v * a[6] + plan.floor)
     if orthogonal and stack.form.hidden:
-        adaptive = (x.g * a[0] + x.s * a[2]) * root + a[1] * orthogonal_base(x.m)
+        u = orthogonal_direction(x.m)
     else:
-        adaptive = (x.g * a[0] + x.m * a[1] + x.s * a[2]) * root
-    u = d[1] * (adaptive + x.w * a[3] + x.m * (a[4] + a[5] * d[0]) + a[7]) + d[2]
+        a = [row.reshape(b, r, 1) for row in plan.rows[:, stack.rows].unbind(0)]
+        d = [column.reshape(b, 1, c) for column in plan.columns[:, stack.columns].unbind(0)]
+        adaptive = (x.g * a[0] + x.m * a[1] + x.s * a[2]) * torch.rsqrt(x.v * a[6] + plan.floor)
+        u = d[1] * (adaptive + x.w * a[3] + x.m * (a[4] + a[5] * d[0]) + a[7]) + d[2]
     inverse = layout.inverse_size[layout.n_entries :][stack.tensors]
     squares = u.square().sum((-2, -1)).reshape(stack.n_tensors, stack.form.batch).sum(-1)
     factors = brought_to(plan.scales[stack.tensors], squares * inverse)
     return u * factors.unsqueeze(1).expand(stack.n_tensors, stack.form.batch).reshape(b, 1, 1)
 
 
-def orthogonal_base(m: Tensor) -> Tensor:
+def orthogonal_direction(m: Tensor) -> Tensor:
     """The orthogonalised momentum with an RMS of about 1: [*, r, c]."""
     return orthogonalise(m) * max(m.shape[-2:]) ** 0.5
