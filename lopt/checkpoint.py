@@ -59,15 +59,20 @@ def save_rule(path: str | os.PathLike[str], rule: UpdateRule, card: Mapping[str,
     return target
 
 
-def load_rule(source: str | os.PathLike[str]) -> UpdateRule:
+def load_rule(source: str | os.PathLike[str], **changes: Any) -> UpdateRule:
     """The rule in a file, in the package, or on the Hugging Face hub.
 
     Args:
         source: a packaged name (`packaged_rules()` lists them), a path to a .safetensors file, or
             "hub:owner/repository", which needs the extra `lopt[hub]` and is the only source that uses the network.
+        changes: arguments of the rule in place of those in the file, as far as θ fits them.
 
     Raises:
-        InvalidInput: no such name or file, a damaged file, a rule that this version does not know, a θ of wrong shape.
+        InvalidInput: no such name or file, a damaged file, a rule that this version does not know, a θ of wrong shape,
+            a change of an argument that the rule does not have, or that θ does not fit.
+
+    >>> load_rule("neuron-1", orthogonalise=True).arguments["orthogonalise"]
+    True
     """
     path = _locate(source)
     theta, record = _read(path)
@@ -81,14 +86,16 @@ def load_rule(source: str | os.PathLike[str]) -> UpdateRule:
         raise unknown(f"rule in {path}", name, RULES)
     try:
         with torch.device("meta"):  # θ comes from the file: no memory for another one, no draw from the caller's seed
-            rule = RULES[name](**json.loads(record.get("arguments", "null")))
+            rule = RULES[name](**{**json.loads(record.get("arguments", "null")), **changes})
     except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
-        raise InvalidInput(f"{path}: its arguments do not fit the rule {name!r}: {error}") from None
+        whose = f"its arguments with {changes}" if changes else "its arguments"
+        raise InvalidInput(f"{path}: {whose} do not fit the rule {name!r}: {error}") from None
     wanted = {key: tuple(tensor.shape) for key, tensor in rule.state_dict().items()}
     came = {key: tuple(tensor.shape) for key, tensor in theta.items()}
     if wanted != came:
         wrong = sorted(set(wanted.items()) ^ set(came.items()))[:4]
-        raise InvalidInput(f"{path}: θ does not fit the rule {name!r}; first differences: {wrong}")
+        whose = f"the rule {name!r} with {changes}" if changes else f"the rule {name!r}"
+        raise InvalidInput(f"{path}: θ does not fit {whose}; first differences: {wrong}")
     if kinds := sorted(str(t.dtype) for t in theta.values() if not t.is_floating_point()):
         raise InvalidInput(f"{path}: θ holds {kinds[0]}, and a rule's θ is of a floating-point dtype")
     rule.load_state_dict(theta, assign=True)

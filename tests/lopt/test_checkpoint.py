@@ -73,6 +73,16 @@ def test_a_rule_comes_back_bit_for_bit(name, dtype, tmp_path):
             assert torch.equal(x, y)
 
 
+def test_arguments_that_theta_fits_can_be_changed():
+    plain, changed = load_rule("neuron-1"), load_rule("neuron-1", orthogonalise=True)
+    assert dict(changed.arguments) == {**plain.arguments, "orthogonalise": True} != dict(plain.arguments)
+    assert all(torch.equal(x, changed.state_dict()[key]) for key, x in plain.state_dict().items())
+    with pytest.raises(InvalidInput, match=r"θ does not fit the rule 'neuron' with \{'width': 8\}"):
+        load_rule("neuron-1", width=8)
+    with pytest.raises(InvalidInput, match="with {'orthogonalize': True} do not fit the rule 'neuron'.*unexpected"):
+        load_rule("neuron-1", orthogonalize=True)
+
+
 def test_a_rule_with_another_space_comes_back_with_it(tmp_path):
     rule = load_rule(save_rule(tmp_path / "rule.safetensors", made("functional")))
     assert isinstance(rule, Functional)
