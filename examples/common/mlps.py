@@ -52,6 +52,13 @@ def forward(tensors: Sequence[Tensor], x: Tensor, activation: Callable[[Tensor],
         tensors: weight [B, n, m] and bias [B, n] of every layer, in turn. x: [B, P, m] of the first layer; the result:
         [B, P, n] of the last.
     """
-    for layer, (weight, bias) in enumerate(zip(tensors[::2], tensors[1::2], strict=True)):
-        x = torch.baddbmm(bias.unsqueeze(1), activation(x) if layer else x, weight.mT)
-    return x
+    return activations(tensors, x, activation)[-1]
+
+
+def activations(tensors: Sequence[Tensor], x: Tensor, activation: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """What the neurons of each layer say, behind the activation but for the last: [B, P, n] each; see `forward`."""
+    said: list[Tensor] = []
+    for weight, bias in zip(tensors[::2], tensors[1::2], strict=True):
+        phase = torch.baddbmm(bias.unsqueeze(1), said[-1] if said else x, weight.mT)
+        said.append(phase if bias is tensors[-1] else activation(phase))
+    return said

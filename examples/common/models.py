@@ -64,7 +64,7 @@ class Architecture:
         frequency: ω of the INRs, for probes.
 
     Raises:
-        InvalidInput: there is no such activation; probes without a frequency.
+        InvalidInput: there is no such activation; fewer than 0 probes; probes without a frequency.
     """
 
     channels: int = 32
@@ -188,6 +188,10 @@ class Start(nn.Module):
 
 class Editor(nn.Module):
     r"""Adds to weights what a network makes of them, in units of their standard deviations: W' = W + γ σ f(W).
+
+    Args:
+        standardise: has σ. The network that wants standardised weights has it inside, too.
+        network: f, from weights [B, *S] as they are to the same shapes.
 
     Shapes:
         tensors: name -> [B, *S]; the result likewise.

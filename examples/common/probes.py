@@ -16,7 +16,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from examples.common.mlps import layers_of
+from examples.common.mlps import activations, layers_of
 from lopt.functionals import mlp
 from lopt.weight_space import WeightSpace
 
@@ -57,8 +57,6 @@ class Probes(nn.Module):
 
     def values(self, tensors: Mapping[str, Tensor]) -> list[Tensor]:
         """What the neurons of each layer say at the points: [B, P, n], of the last one without a sine."""
-        phases: list[Tensor] = []
-        for weight, bias in zip(self.names[::2], self.names[1::2], strict=True):
-            said = torch.sin(self.frequency * phases[-1]) if phases else self.points.expand(len(tensors[bias]), -1, -1)
-            phases.append(torch.baddbmm(tensors[bias].unsqueeze(1), said, tensors[weight].mT))
-        return [*(torch.sin(self.frequency * phase) for phase in phases[:-1]), phases[-1]]
+        points = self.points.expand(len(tensors[self.names[0]]), -1, -1)
+        layers = [tensors[name] for name in self.names]
+        return activations(layers, points, lambda phase: torch.sin(self.frequency * phase))

@@ -128,7 +128,7 @@ def test_probes_say_what_the_networks_do_and_are_learned():
         probes.points.copy_(coordinates(4))
     torch.testing.assert_close(probes.values(tensors)[-1].mT.unflatten(-1, (4, 4)), render(tensors, 4, frequency))
     features = {name: torch.zeros(*x.shape, 3) for name, x in tensors.items()}
-    sum(x.square().sum() for x in probes(tensors, features).values()).backward()
+    torch.stack([x.square().sum() for x in probes(tensors, features).values()]).sum().backward()
     assert probes.points.grad is not None and probes.points.grad.abs().min() > 0
     with pytest.raises(InvalidInput, match="probes: 4, but no frequency"):
         Architecture(probes=4)

@@ -4,7 +4,7 @@ The tensors of one form stand together, as one stack; the entries of all of them
 column entries, then an entry for each tensor as a whole. All tables of neurons lie in one table. So a step takes the
 same few operators for every network.
 
-Legend: n weights in all, T tensors, E entries without those of the tensors, N neurons, K tables, R roles, M summands.
+Legend: T tensors, E entries without those of the tensors, N neurons, K tables, R roles, M summands.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ LOSS_GAINS = (0.1, 0.01, 0.01)  # of the fast mean, the slow mean, the variance
 _SIZE_UNIT = 10.0  # of log sizes
 _COUNT_UNIT = 4.0  # of log counts
 _SMALL_MATRIX = 1 << 17  # entries up to which sums are one product with a matrix
-_FEW = 8  # a matrix with this many times as many rows as a result has summands loses against gathering them ..
-_GATHERED = 1 << 13  # .. up to so many, counting those that are not there
+# Where rows outnumber the summands of a result by the first, gathering these beats a product with a matrix, up to as
+# many summands as the second, those that fill up included.
+_FEW, _GATHERED = 8, 1 << 13
 
 
 class Sums(NamedTuple):
     """Weighted sums of rows of a matrix: result j is weight[j] times the sum of the rows source[k] with target[k] = j.
 
     Three ways to the same numbers: a product with a matrix, where that is small; the summands of each result gathered,
-    where all have few; else one after the other. A compiler does the last one number at a time.
+    where all have few; else one after the other. Compiled, the last runs one number at a time.
     """
 
     source: Tensor | None  # [M]; None: all rows in order
@@ -61,11 +62,10 @@ class Sums(NamedTuple):
 
 
 class Stack(NamedTuple):
-    """The tensors of one form, which run as one: where they, their weights and their entries are."""
+    """The tensors of one form, which run as one: where they and their entries are."""
 
     form: Form
     tensors: slice
-    weights: slice
     rows: slice  # among the entries
     columns: slice  # among the column entries
 
@@ -157,7 +157,7 @@ def _build(space: WeightSpace, device: torch.device, dtype: torch.dtype) -> Layo
         weight = 1 / np.maximum(1, counts) if mean else np.ones(results)
         chosen, most = np.arange(rows) if source is None else source, int(counts.max(initial=0))
         dense = summands = weights = None
-        if 0 < most * _FEW <= rows and most * results <= _GATHERED:
+        if most and most * _FEW <= rows and most * results <= _GATHERED:
             order = np.argsort(target, kind="stable")
             place = np.arange(len(target)) - np.repeat(np.cumsum(counts) - counts, counts)  # among those of its result
             summands, weights = np.zeros((results, most), np.int64), np.zeros((results, most))
@@ -205,18 +205,17 @@ def _build(space: WeightSpace, device: torch.device, dtype: torch.dtype) -> Layo
 
 
 def _stacks(alike: Sequence[Sequence[str]], forms: dict[str, Form]) -> tuple[Stack, ...]:
-    stacks, tensors, weights, rows, columns = [], 0, 0, 0, 0
+    stacks, tensors, rows, columns = [], 0, 0, 0
     for members in alike:
         form, count = forms[members[0]], len(members)
         ends = (
             tensors + count,
-            weights + count * math.prod(form.shape),
             rows + count * form.batch * form.rows,
             columns + count * form.batch * form.columns,
         )
-        starts = (tensors, weights, rows, columns)
+        starts = (tensors, rows, columns)
         stacks.append(Stack(form, *(slice(a, b) for a, b in zip(starts, ends, strict=True))))
-        tensors, weights, rows, columns = ends
+        tensors, rows, columns = ends
     return tuple(stacks)
 
 

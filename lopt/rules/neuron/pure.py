@@ -1,14 +1,14 @@
 """The two passes as pure functions over all weights: the reference, and what runs in a population.
 
-The tensors of one form run as one, so the number of operators grows with that of the forms. Nothing is laid side by
-side that is not wanted so: a compiler makes one loop over the weights of a form of each pass, and of each sum.
+The tensors of one form run as one, so the number of operators grows with that of the forms. Tensors of different forms
+are not joined, so a compiler makes one loop for each form, pass and sum.
 
 Legend: E entries without those of the tensors, [b, r, c] a form times the tensors that have it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -53,7 +53,7 @@ def advance(g: Tensor, w: Tensor, old: Sequence[Tensor], gains: Sequence[float])
     return Advanced(g, m, s, v, w)
 
 
-def sums_of(stacks: Sequence[Sequence[Tensor]]) -> Tensor:
+def sums_of(stacks: Iterable[Sequence[Tensor]]) -> Tensor:
     """Sums over rows and columns of each stack's products, [b, r, c] each: [MOMENTS, E]."""
     rows, columns = [], []
     for products in stacks:

@@ -123,7 +123,6 @@ class Neuron(UpdateRule):
 
     def init_state(self, space: WeightSpace, params: Mapping[str, Tensor]) -> State:
         dtype = self._dtype
-        layout_of(space, device_of(params), dtype)  # now, so that a step that torch.compile traces finds it made
 
         def entries(p: Tensor) -> Tensors:
             zeros = {key: torch.zeros_like(p, dtype=dtype, memory_format=torch.contiguous_format) for key in KEYS}
@@ -151,7 +150,7 @@ class Neuron(UpdateRule):
             g, w = (stacked(layout, stack, [x[k] for k in names]) for x in (grads, params))
             old = [stacked(layout, stack, [state.tensors[k][key] for k in names]) for key in KEYS]
             advanced.append(advance(g, w, old, self._gains))
-        plan = self._think(layout, sums_of([x.products() for x in advanced]), steps, losses, clock)
+        plan = self._think(layout, sums_of(x.products() for x in advanced), steps, losses, clock)
         updates, following = {}, {}
         counters = zip(layout.names, steps.float().unbind(0), losses.unbind(0), strict=True)
         for stack, x in zip(layout.stacks, advanced, strict=True):

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from lopt import WeightSpace
 from lopt.rules import RULES, Adam, Clock, Functional, Neuron, PerParameter, UpdateRule
 
-LR = {"sgdm": 0.01, "adam": 0.01, "per_parameter": 0.5, "functional": 0.5, "neuron": 0.01}
+LR = {"sgdm": 0.01, "adam": 0.01, "per_parameter": 0.5, "functional": 0.5, "neuron": 0.01, "neuron_orthogonal": 0.01}
 ANY_NETWORK = [name for name in RULES if name != "functional"]  # the rules that are not made for one network
 
 
@@ -23,9 +23,9 @@ def build(name: str, model: nn.Module) -> UpdateRule:
         return Functional(WeightSpace.linear_stack(dict(model.named_parameters())), width=8, layers=2)
     if name == "per_parameter":
         return PerParameter(width=8, layers=2)
-    if name != "neuron":
+    if name not in ("neuron", "neuron_orthogonal"):
         return RULES[name]()
-    rule = Neuron(width=8, rounds=1)
+    rule = Neuron(width=8, rounds=1, orthogonalise=name != "neuron")
     with torch.no_grad():  # its heads start at zero
         for p in rule.parameters():
             p.add_(0.05 * torch.randn_like(p))

@@ -15,9 +15,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from lopt import InvalidInput, WeightSpace
 from lopt.rules import Clock, Neuron, State
+from lopt.rules.neuron import layout as layout_module
 from lopt.rules.neuron.chunks import chunks_of
 from lopt.rules.neuron.combine import bounded_scale
-from lopt.rules.neuron.layout import COUNT, layout_of
+from lopt.rules.neuron.form import ROLES
+from lopt.rules.neuron.layout import COUNT, Layout, layout_of
 from lopt.rules.neuron.orthogonalise import orthogonalise
 from lopt.rules.neuron.passes import add_sums
 from lopt.rules.neuron.pure import stacked, sums_of
@@ -328,8 +330,9 @@ def test_compiled_it_is_one_graph():
         return rule(space, params, grads, State(state, {}), Clock(t, None, loss))
 
     inputs = (params, grads, state.tensors, torch.tensor(1.0), torch.tensor(0.3))
+    wanted = step(*inputs)  # first: the layout of a space is made when a step first needs it, and not in a graph
     compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
-    assert gap(compiled(*inputs), step(*inputs)) < 1e-12
+    assert gap(compiled(*inputs), wanted) < 1e-12
 
 
 @pytest.mark.parametrize("limit", [5, 32_768])
@@ -357,6 +360,30 @@ def test_the_sums_of_all_shards_are_those_of_the_whole(space, limit):
             for run in chunk.runs:
                 add_sums(came, flat[:, run.weights], run, layout.n_rows)
     torch.testing.assert_close(came, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(), (3,)], ids=["numbers", "rows"])
+def test_three_ways_to_the_same_sums(space, shape, monkeypatch):
+    """Gathered, by a matrix, and one after the other; for the means and for the sums of a layout."""
+    ways: dict[str, Layout] = {}
+    for way, few, small in (("gathered", 0, 1 << 30), ("matrix", 1 << 30, 1 << 30), ("added", 1 << 30, -1)):
+        monkeypatch.setattr(layout_module, "_FEW", few)
+        monkeypatch.setattr(layout_module, "_GATHERED", small)
+        monkeypatch.setattr(layout_module, "_SMALL_MATRIX", small)
+        monkeypatch.setattr(layout_module, "_KEPT", [])
+        ways[way] = layout_of(space, torch.device("cpu"), torch.float64)
+    sizes = {
+        "to_neurons": ways["matrix"].n_entries,
+        "to_entries": ways["matrix"].n_neurons * len(ROLES),
+        "to_tables": ways["matrix"].n_neurons,
+    }
+    for name, rows in sizes.items():
+        x = torch.randn(rows, *shape, generator=generator(), dtype=torch.float64)
+        gathered, matrix, added = (getattr(layout, name) for layout in ways.values())
+        assert matrix.matrix is not None and added.matrix is None and added.summands is None
+        assert (gathered.summands is not None) == bool(len(gathered.target))
+        for other in (gathered, added):
+            torch.testing.assert_close(other(x), matrix(x), rtol=1e-12, atol=1e-12)
 
 
 # --- scale -----------------------------------------------------------------------------------------------------------
