@@ -5,7 +5,7 @@ layout.py         what is precomputed for a weight space: which entries meet whi
 tokens.py         from sums over rows, columns and tensors to features without a unit
 network.py        the equivariant functional over neurons, tensors and the network
 combine.py        from its heads to the coefficients of the update
-pure.py           the two passes as pure functions, form by form, as pure functions
+pure.py           the two passes as pure functions, form by form
 chunks.py         how weights are cut and put together so that a pass stays in a cache
 passes.py         the two passes in place, chunk by chunk
 kernels/          the same as compiled kernels, where these can be had

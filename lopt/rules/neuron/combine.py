@@ -75,8 +75,9 @@ def make_plan(
     _, log_m, log_w, log_v = moments.logs[:, layout.n_entries :].unbind(0)
     dm, ds, dv = log_debiases.unbind(0)
     size, root = 0.5 * (log_m - log_v), 0.5 * log_v
+    base = -dm - root
     known = moments.means[MM, layout.n_entries :] * torch.exp(-log_m)  # 1; where there never was a gradient, 0
-    units = torch.stack([size - root, -dm - root, -ds - root, size - 0.5 * log_w, -dm - root, -dm, -log_v - dv]).exp()
+    units = torch.stack([size - root, base, -ds - root, size - 0.5 * log_w, base, -dm, -log_v - dv]).exp()
     h = heads.coefficients[:DIRECTIONS]
     h = torch.cat([h[:1], 1 + h[1:2], h[2:3], h[3:4] * known, h[4:]])
     constants = torch.cat([units[:DIRECTIONS] * h, units[DIRECTIONS:], heads.coefficients[CENTRE_ROWS, None]])
