@@ -10,6 +10,7 @@ chunks.py         how weights are cut and put together so that a pass stays in a
 passes.py         the two passes in place, chunk by chunk
 kernels/          the same as compiled kernels, where these can be had
 orthogonalise.py  Muon's direction, an option
+hidden.py         the second pass of hidden matrices, with it
 rule.py           Neuron
 """
 

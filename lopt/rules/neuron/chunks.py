@@ -30,16 +30,16 @@ class Chunk(NamedTuple):
     size: int  # weights
 
 
-def chunks_of(layout: Layout, shards: Mapping[str, Shard], limit: int, hidden_alone: bool) -> list[Chunk]:
+def chunks_of(layout: Layout, shards: Mapping[str, Shard], limit: int, stop: int) -> list[Chunk]:
     """All weights that this process holds, in the layout's order, in chunks of at most about `limit`.
 
-    Sharded tensors, and with `hidden_alone` hidden matrices, share no chunk with others.
+    Sharded tensors share no chunk with others, and the first `stop` tensors none with those behind.
     """
     chunks: list[Chunk] = []
     for stack in layout.stacks:
         form, names = stack.form, layout.names[stack.tensors]
         n_rows, n_columns = form.batch * form.rows, form.batch * form.columns
-        small = n_rows * form.columns <= limit // 4 and not (hidden_alone and form.hidden)
+        small = n_rows * form.columns <= limit // 4
         for k, name in enumerate(names):
             index, row, column = (
                 stack.tensors.start + k,
@@ -47,7 +47,7 @@ def chunks_of(layout: Layout, shards: Mapping[str, Shard], limit: int, hidden_al
                 stack.columns.start + k * n_columns,
             )
             if small and name not in shards:
-                _append(chunks, index, _run(form.shape, row, column), limit)
+                _append(chunks, index, _run(form.shape, row, column), limit, index == stop)
                 continue
             shard = shards.get(name)
             span = (shard.start, shard.stop, layout.space.shapes[name][0]) if shard else (0, 1, 1)
@@ -83,11 +83,11 @@ def _parts(form: Form, start: int, stop: int, of: int, limit: int) -> Iterator[t
         row += shape[0] * shape[1]
 
 
-def _append(chunks: list[Chunk], index: int, run: Run, limit: int) -> None:
-    """Puts a whole small tensor behind the last ones if they are small, too; else into a chunk of its own."""
+def _append(chunks: list[Chunk], index: int, run: Run, limit: int, apart: bool) -> None:
+    """Puts a whole small tensor behind the last ones if they are small, too; else, or `apart`, into a new chunk."""
     size = run.weights.stop
     last = chunks[-1] if chunks else None
-    if last is None or last.part is not None or last.size + size > limit:
+    if apart or last is None or last.part is not None or last.size + size > limit:
         chunks.append(Chunk(slice(index, index + 1), None, (run,), size))
         return
     before = last.runs[-1]

@@ -1,8 +1,8 @@
 """All that the Neuron rule precomputes for a weight space: which entries meet which neurons, and what never changes.
 
-The tensors of one form stand together, as one stack; the entries of all of them lie in one row, row entries first, then
-column entries, then an entry for each tensor as a whole. All tables of neurons lie in one table. So a step takes the
-same few operators for every network.
+The tensors of one form stand together, as one stack, hidden matrices behind all others; the entries of all of them lie
+in one row, row entries first, then column entries, then an entry for each tensor as a whole. All tables of neurons lie
+in one table. So a step takes the same few operators for every network.
 
 Legend: T tensors, E entries without those of the tensors, N neurons, K tables, R roles, M summands.
 """
@@ -84,6 +84,7 @@ class Layout(NamedTuple):
     names: tuple[str, ...]  # stack after stack
     stacks: tuple[Stack, ...]
     sizes: tuple[int, ...]  # [T]
+    n_others: int  # tensors that are no hidden matrices
     n_rows: int
     n_entries: int
     n_tables: int
@@ -122,17 +123,17 @@ def layout_of(space: WeightSpace, device: torch.device, dtype: torch.dtype) -> L
     return made
 
 
-def once_a_layout(make: Callable[[Layout], _Made]) -> Callable[[Layout], _Made]:
-    """`make`, which remembers what it made of the last layouts. They are told apart by identity."""
-    kept: deque[tuple[Layout, _Made]] = deque(maxlen=_LAYOUTS)
+def once_a_layout(make: Callable[[Layout, int], _Made]) -> Callable[[Layout, int], _Made]:
+    """`make`, which remembers what it made of the last layouts and numbers. Layouts are told apart by identity."""
+    kept: deque[tuple[Layout, int, _Made]] = deque(maxlen=_LAYOUTS)
 
     @functools.wraps(make)
-    def remembered(layout: Layout) -> _Made:
-        for known, made in kept:
-            if known is layout:
+    def remembered(layout: Layout, number: int) -> _Made:
+        for known, given, made in kept:
+            if known is layout and given == number:
                 return made
-        kept.append((layout, make(layout)))
-        return kept[-1][1]
+        kept.append((layout, number, make(layout, number)))
+        return kept[-1][2]
 
     return remembered
 
@@ -141,8 +142,9 @@ def _build(space: WeightSpace, device: torch.device, dtype: torch.dtype) -> Layo
     forms = {name: form_of(name, axes) for name, axes in space.items()}
     alike: dict[tuple[int, ...], list[str]] = {}
     for name, form in forms.items():
-        alike.setdefault((*form.shape, form.hidden), []).append(name)
-    names = tuple(name for members in alike.values() for name in members)
+        alike.setdefault((form.hidden, *form.shape), []).append(name)
+    members = [alike[key] for key in sorted(alike, key=lambda key: key[0])]
+    names = tuple(name for some in members for name in some)
     ordered = [forms[name] for name in names]
     tensor, size = _entries(ordered)
 
@@ -183,8 +185,9 @@ def _build(space: WeightSpace, device: torch.device, dtype: torch.dtype) -> Layo
         device=device,
         dtype=dtype,
         names=names,
-        stacks=_stacks(list(alike.values()), forms),
+        stacks=_stacks(members, forms),
         sizes=tuple(math.prod(form.shape) for form in ordered),
+        n_others=sum(not form.hidden for form in ordered),
         n_rows=n_rows,
         n_entries=n_entries,
         n_tables=n_tables,

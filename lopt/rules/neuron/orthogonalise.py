@@ -32,3 +32,8 @@ def orthogonalise(x: Tensor) -> Tensor:
         y = a * y + (b * gram + c * gram @ gram) @ y
     y = y.to(x.dtype)
     return y.mT if tall else y
+
+
+def orthogonal_direction(m: Tensor) -> Tensor:
+    """The orthogonalised momentum with an RMS of about 1: [*, r, c]."""
+    return orthogonalise(m) * max(m.shape[-2:]) ** 0.5

@@ -17,10 +17,9 @@ from torch import Tensor
 from lopt.rules.neuron.chunks import Chunk, Run, chunks_of
 from lopt.rules.neuron.combine import COLUMNS, ROWS, Plan, brought_to
 from lopt.rules.neuron.layout import Layout
-from lopt.rules.neuron.pure import orthogonal_direction
 from lopt.rules.neuron.tokens import GG, GM, MM, MOMENTS, MS, SW, WW, M, V
 from lopt.rules.rule import Updates
-from lopt.rules.sharded import add_over, counts_here, distribute_like, local, one_group, shard_of, whole
+from lopt.rules.sharded import add_over, counts_here, distribute_like, local, one_group, shard_of
 
 _torch: Any = torch  # the foreach operators have no public names
 
@@ -69,7 +68,11 @@ def combine(
 
 
 class Memory:
-    """The weights that this process holds, with what belongs to them, and the buffers of a step."""
+    """The weights that this process holds, with what belongs to them, and the buffers of a step.
+
+    Args:
+        stop: the second pass is for so many tensors, the first of the layout.
+    """
 
     def __init__(
         self,
@@ -77,21 +80,19 @@ class Memory:
         params: Mapping[str, Tensor],
         grads: Mapping[str, Tensor],
         state: Mapping[str, Mapping[str, Tensor]],
-        orthogonal: bool,
+        stop: int,
     ) -> None:
-        self.layout, self._orthogonal = layout, orthogonal
+        self.layout, self._stop = layout, stop
         names, dtype = layout.names, layout.dtype
         self._shards = {k: shard for k in names if (shard := shard_of(params[k])) is not None}
         self._group = one_group(self._shards)
         self._params = [params[k] for k in names]
-        self._forms = [stack.form for stack in layout.stacks for _ in layout.names[stack.tensors]]
-        self._momentum = [state[k][KEYS[0]] for k in names]
         self._moments = [[local(state[k][key]) for k in names] for key in KEYS]
         read = [[local(x[k]).reshape(-1) for k in names] for x in (grads, params)]
         # Moments of another dtype or order of memory are worked on in a copy, and written back.
         moments = [[x.to(dtype).reshape(-1) for x in tensors] for tensors in self._moments]
         self._flat = [read[0], *moments, read[1]]
-        self._chunks = chunks_of(layout, self._shards, _chunk_size(layout.device), orthogonal)
+        self._chunks = chunks_of(layout, self._shards, _chunk_size(layout.device), stop)
         self._largest = max((chunk.size for chunk in self._chunks), default=0)
         self._beside = self._new(5 * max((chunk.size for chunk in self._chunks if chunk.part is None), default=0))
 
@@ -139,19 +140,16 @@ class Memory:
         members: dict[int, list[Chunk]] = {}
         for chunk in self._chunks:
             members.setdefault(chunk.tensors.start, []).append(chunk)
-        held = [flat.numel() for flat in self._flat[0]]
+        held = [flat.numel() for flat in self._flat[0][: self._stop]]
         out = self._new(max([self._largest, *held], default=0))
         scratch, spread = self._new(self._largest), self._new((ROWS + COLUMNS) * self._beside.numel() // 5)
         start = 0
-        while start < len(names):
+        while start < self._stop:
             chunks = members.get(start, [])
             tensors = chunks[0].tensors if chunks else slice(start, start + 1)
             used = sum(chunk.size for chunk in chunks)
-            if self._orthogonal and self._forms[start].hidden:
-                out[:used] = self._orthogonal_direction(start)
-            else:
-                for chunk, part in zip(chunks, out[:used].split([chunk.size for chunk in chunks]), strict=True):
-                    self._combine(chunk, plan, part, scratch, spread)
+            for chunk, part in zip(chunks, out[:used].split([chunk.size for chunk in chunks]), strict=True):
+                self._combine(chunk, plan, part, scratch, spread)
             parts = out[:used].split(held[tensors])
             squares = torch.stack(_torch._foreach_norm(parts)).square()
             add_over([squares] if names[start] in self._shards else [], self._group)
@@ -160,14 +158,6 @@ class Memory:
             pairs = zip(directions, self._params[tensors], strict=True)
             yield Updates(names[tensors], [distribute_like(x, p) for x, p in pairs], factors.unbind(0))
             start = tensors.stop
-
-    def _orthogonal_direction(self, index: int) -> Tensor:
-        """Of this process's part of a hidden matrix: [n]."""
-        form, name = self._forms[index], self.layout.names[index]
-        momentum = whole(self._momentum[index]).to(self.layout.dtype)
-        direction = orthogonal_direction(momentum.reshape(form.shape)).view(momentum.shape)
-        shard = self._shards.get(name)
-        return (direction if shard is None else direction[shard.start : shard.stop]).reshape(-1)
 
     def _combine(self, chunk: Chunk, plan: Plan, out: Tensor, scratch: Tensor, spread: Tensor) -> None:
         tensors, scratch = self._tensors(chunk), scratch[: chunk.size]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lopt.rules.neuron.combine import Plan, brought_to
 from lopt.rules.neuron.layout import Layout, Stack
-from lopt.rules.neuron.orthogonalise import orthogonalise
+from lopt.rules.neuron.orthogonalise import orthogonal_direction
 
 
 class Advanced(NamedTuple):
@@ -63,25 +63,28 @@ def sums_of(stacks: Iterable[Sequence[Tensor]]) -> Tensor:
 
 
 def combine(layout: Layout, stack: Stack, plan: Plan, x: Advanced, orthogonal: bool) -> Tensor:
-    """The formula of combine.py, brought to its RMS: the updates of a stack, [b, r, c].
+    """The updates of a stack: the formula of combine.py, or what `orthogonal_updates` says. [b, r, c].
 
     Args:
-        orthogonal: hidden matrices move along the orthogonalised momentum instead.
+        orthogonal: hidden matrices move along the orthogonalised momentum.
     """
-    b, r, c = x.g.shape
     if orthogonal and stack.form.hidden:
-        u = orthogonal_direction(x.m)
-    else:
-        a = [row.reshape(b, r, 1) for row in plan.rows[:, stack.rows].unbind(0)]
-        d = [column.reshape(b, 1, c) for column in plan.columns[:, stack.columns].unbind(0)]
-        adaptive = (x.g * a[0] + x.m * a[1] + x.s * a[2]) * torch.rsqrt(x.v * a[6] + plan.floor)
-        u = d[1] * (adaptive + x.w * a[3] + x.m * (a[4] + a[5] * d[0]) + a[7]) + d[2]
+        return orthogonal_updates(layout, stack, plan, x.m)
+    b, r, c = x.g.shape
+    a = [row.reshape(b, r, 1) for row in plan.rows[:, stack.rows].unbind(0)]
+    d = [column.reshape(b, 1, c) for column in plan.columns[:, stack.columns].unbind(0)]
+    adaptive = (x.g * a[0] + x.m * a[1] + x.s * a[2]) * torch.rsqrt(x.v * a[6] + plan.floor)
+    return _scaled(layout, stack, plan, d[1] * (adaptive + x.w * a[3] + x.m * (a[4] + a[5] * d[0]) + a[7]) + d[2])
+
+
+def orthogonal_updates(layout: Layout, stack: Stack, plan: Plan, m: Tensor) -> Tensor:
+    """The updates of a stack of hidden matrices along their orthogonalised momenta. [b, r, c] -> the same."""
+    return _scaled(layout, stack, plan, orthogonal_direction(m))
+
+
+def _scaled(layout: Layout, stack: Stack, plan: Plan, u: Tensor) -> Tensor:
+    """Each tensor of a stack brought to its learned RMS."""
     inverse = layout.inverse_size[layout.n_entries :][stack.tensors]
     squares = u.square().sum((-2, -1)).reshape(stack.n_tensors, stack.form.batch).sum(-1)
     factors = brought_to(plan.scales[stack.tensors], squares * inverse)
-    return u * factors.unsqueeze(1).expand(stack.n_tensors, stack.form.batch).reshape(b, 1, 1)
-
-
-def orthogonal_direction(m: Tensor) -> Tensor:
-    """The orthogonalised momentum with an RMS of about 1: [*, r, c]."""
-    return orthogonalise(m) * max(m.shape[-2:]) ** 0.5
+    return u * factors.unsqueeze(1).expand(stack.n_tensors, stack.form.batch).reshape(len(u), 1, 1)

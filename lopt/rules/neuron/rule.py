@@ -12,6 +12,7 @@ from torch import Tensor
 from lopt.errors import InvalidInput
 from lopt.rules.moments import check_decay
 from lopt.rules.neuron.combine import Plan, make_plan
+from lopt.rules.neuron.hidden import hidden_updates
 from lopt.rules.neuron.kernels import memory_of
 from lopt.rules.neuron.layout import Layout, layout_of
 from lopt.rules.neuron.network import TokenNetwork
@@ -71,7 +72,7 @@ class Neuron(UpdateRule):
         orthogonalise: move hidden matrices (both axes hold groups; a convolution counts as (out, in * taps)) along
             Muon's orthogonalised momentum: it is d there, and of the learned numbers σ alone counts. Give the true
             weight space: in the default one all axes are groups, so first, last and embedding layers count as hidden,
-            too. It costs 15 matrix products a step and matrix, and runs without the kernels.
+            too. It costs 15 matrix products a step and matrix.
 
     State: "momentum", "slow_momentum", "second_moment", and "loss" (four numbers), 12 bytes a parameter in float32.
 
@@ -173,11 +174,14 @@ class Neuron(UpdateRule):
     ) -> Iterator[Updates]:
         layout = layout_of(space, device_of(params), self._dtype)
         steps, losses = self._counters(layout, state, clock)
-        memory = memory_of(layout, params, grads, state.tensors, self._orthogonalise)
+        stop = layout.n_others if self._orthogonalise else len(layout.names)
+        memory = memory_of(layout, params, grads, state.tensors, stop)
         plan = self._think(layout, memory.advance(self._gains), steps, losses, clock)
         _torch._foreach_copy_([state.tensors[k]["step"] for k in layout.names], steps.unbind(0))
         _torch._foreach_copy_([state.tensors[k]["loss"] for k in layout.names], losses.unbind(0))
         yield from memory.combine(plan)
+        if self._orthogonalise:
+            yield from hidden_updates(layout, plan, params, state.tensors)
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -5,6 +5,7 @@ Triton's kernels run in its interpreter on a CPU, in a process of their own, sin
 
 import importlib.util
 import inspect
+import itertools
 import os
 import subprocess
 import sys
@@ -16,11 +17,12 @@ from torch import Tensor, nn
 
 from lopt import LearnedOptimizer, WeightSpace
 from lopt.rules.native import compiler
+from lopt.rules.neuron import hidden
 from lopt.rules.neuron import rule as rule_module
 from lopt.rules.neuron.kernels import choose, cpu, gpu, kernels_here, native
 from lopt.rules.neuron.passes import KEYS, Memory
 from lopt.rules.rule import State
-from tests.lopt.rules.test_neuron import SPACES, clocks, gap, neuron, run, tensors
+from tests.lopt.rules.test_neuron import SPACES, clocks, gap, neuron, run, run_in_place, tensors
 
 TOLERANCE = 1e-5
 MORE_SPACES = {
@@ -35,28 +37,20 @@ needs_compiler = pytest.mark.skipif(compiler() is None, reason="needs a C++ comp
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
 
-def steps_in_place(rule, space: WeightSpace, params, gradients, times, rate: float = 0.1):
-    """Steps by `updates_`, each parameter written as soon as its update was handed out."""
-    params, state, history = {k: p.clone() for k, p in params.items()}, rule.init_state(space, params), []
-    for grads, clock in zip(gradients, times, strict=True):
-        updates = {}
-        for piece in rule.updates_(space, params, grads, state, clock):
-            factors = [1.0] * len(piece.names) if piece.factors is None else piece.factors
-            for name, direction, factor in zip(piece.names, piece.directions, factors, strict=True):
-                updates[name] = direction * factor
-                params[name] -= rate * updates[name]
-        history.append({k: updates[k] for k in params})
-    return history, state
-
-
-def differences(space: WeightSpace, device: str = "cpu", dtype: torch.dtype = torch.float32, steps: int = 2) -> float:
+def differences(
+    space: WeightSpace,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    steps: int = 2,
+    orthogonal: bool = False,
+) -> float:
     """Of some steps of the rule in place from those of its pure form: the larger one of the updates and the state."""
-    rule = neuron().float().to(device)
+    rule = neuron(orthogonalise=orthogonal).float().to(device)
     every = [tensors(space, s, torch.float32) for s in range(1 + steps)]
     params, *gradients = ({k: x.to(device, dtype) for k, x in some.items()} for some in every)
     times = [clock._replace(**{k: x.to(device) for k, x in clock._asdict().items()}) for clock in clocks(steps)]
     wanted = run(rule, space, params, gradients, times)
-    came = steps_in_place(rule, space, params, gradients, times)
+    came = run_in_place(rule, space, params, gradients, times)
     # weights of half precision drift apart by a rounding, so there the first step is what must agree
     comparable = steps if dtype == torch.float32 else 1
     apart = gap(came[0][:comparable], wanted[0][:comparable])
@@ -81,9 +75,10 @@ def used(monkeypatch) -> list[type]:
 
 
 @needs_compiler
+@pytest.mark.parametrize("orthogonal", [False, True], ids=["", "orthogonalised"])
 @pytest.mark.parametrize("name", MORE_SPACES)
-def test_values_on_a_cpu(name, used):
-    assert differences(WeightSpace(MORE_SPACES[name]), steps=4) < TOLERANCE
+def test_values_on_a_cpu(name, orthogonal, used):
+    assert differences(WeightSpace(MORE_SPACES[name]), steps=4, orthogonal=orthogonal) < TOLERANCE
     assert set(used) == {cpu.NativeMemory}
 
 
@@ -97,8 +92,10 @@ def test_values_whatever_the_parts(monkeypatch, part):
         "_table_of": inspect.unwrap(cpu._table_of),
     }.items():
         monkeypatch.setattr(cpu, key, value)
+    monkeypatch.setattr(hidden, "_TOGETHER", part)
     for name in ("large", "attention", "grouped", "empty"):
-        assert differences(WeightSpace(MORE_SPACES[name])) < TOLERANCE
+        for orthogonal in (False, True):
+            assert differences(WeightSpace(MORE_SPACES[name]), orthogonal=orthogonal) < TOLERANCE
 
 
 @needs_compiler
@@ -120,7 +117,7 @@ def test_the_number_of_threads_does_not_change_a_bit(monkeypatch):
     try:
         for count in (1, 2, 5):
             monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
-            found.append(steps_in_place(rule, space, params, gradients, clocks(3)))
+            found.append(run_in_place(rule, space, params, gradients, clocks(3)))
     finally:
         torch.set_num_threads(threads)
     for updates, state in found[1:]:
@@ -142,16 +139,16 @@ def test_weights_and_gradients_in_another_order_of_memory(used):
         return {k: strange(x) for k, x in some.items()}
 
     wanted = run(rule, space, params, gradients, clocks(2))
-    came = steps_in_place(rule, space, odd(params), [odd(g) for g in gradients], clocks(2))
+    came = run_in_place(rule, space, odd(params), [odd(g) for g in gradients], clocks(2))
     assert gap(came[0], wanted[0]) < TOLERANCE
     assert gap(came[1].tensors, wanted[1].tensors) < TOLERANCE
     assert set(used) == {cpu.NativeMemory}
 
 
-@pytest.mark.parametrize("what", ["float64", "float16", "mixed", "state", "orthogonalise", "off", "no compiler"])
+@pytest.mark.parametrize("what", ["float64", "float16", "mixed", "state", "off", "no compiler"])
 def test_the_operators_take_what_the_kernels_do_not(what, used, monkeypatch):
     space = WeightSpace({"w": "a:4, b:3", "v": "a:4"})
-    rule = neuron(orthogonalise=what == "orthogonalise").to(torch.float64 if what == "float64" else torch.float32)
+    rule = neuron().to(torch.float64 if what == "float64" else torch.float32)
     dtypes = {"float64": (torch.float64, torch.float64), "float16": (torch.float16, torch.float16)}
     of_params, of_grads = dtypes.get(what, (torch.float32, torch.bfloat16 if what == "mixed" else torch.float32))
     params, grads = tensors(space, 0, of_params), tensors(space, 1, of_grads)
@@ -232,16 +229,15 @@ def test_triton_in_its_interpreter():
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
     done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["same"] * 2 * len(FOR_TRITON)
+    assert done.stdout.split() == ["same"] * 4 * len(FOR_TRITON)
 
 
 def compare_triton() -> None:
-    """What the test above runs: two dtypes of some spaces."""
-    rule_module.memory_of = lambda *arguments: gpu.TritonMemory(*arguments[:-1])
-    for name in FOR_TRITON:
-        for dtype in (torch.float32, torch.bfloat16):
-            apart = differences(WeightSpace(MORE_SPACES[name]), dtype=dtype)
-            print("same" if apart < TOLERANCE else f"{name} {dtype} {apart}")
+    """What the test above runs: two dtypes of some spaces, with and without orthogonalised directions."""
+    rule_module.memory_of = gpu.TritonMemory
+    for name, dtype, orthogonal in itertools.product(FOR_TRITON, (torch.float32, torch.bfloat16), (False, True)):
+        apart = differences(WeightSpace(MORE_SPACES[name]), dtype=dtype, orthogonal=orthogonal)
+        print("same" if apart < TOLERANCE else f"{name} {dtype} {orthogonal} {apart}")
 
 
 @needs_cuda

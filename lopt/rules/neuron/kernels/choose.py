@@ -28,15 +28,19 @@ def memory_of(
     params: Mapping[str, Tensor],
     grads: Mapping[str, Tensor],
     state: Mapping[str, Mapping[str, Tensor]],
-    orthogonal: bool,
+    stop: int,
 ) -> Passes:
-    """Kernels where they can take the step and LOPT_KERNELS is not 0, else PyTorch's operators."""
-    if not orthogonal and enabled():
+    """Kernels where they can take the step and LOPT_KERNELS is not 0, else PyTorch's operators.
+
+    Args:
+        stop: the second pass is for so many tensors, the first of the layout.
+    """
+    if enabled():
         if cpu.suits(layout, params, grads, state):
-            return cpu.NativeMemory(layout, params, grads, state)
+            return cpu.NativeMemory(layout, params, grads, state, stop)
         if gpu.suits(layout, params, grads, state):
-            return gpu.TritonMemory(layout, params, grads, state)
-    return Memory(layout, params, grads, state, orthogonal)
+            return gpu.TritonMemory(layout, params, grads, state, stop)
+    return Memory(layout, params, grads, state, stop)
 
 
 def kernels_here() -> str:

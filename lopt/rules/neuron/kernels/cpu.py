@@ -67,8 +67,9 @@ class NativeMemory:
         params: Mapping[str, Tensor],
         grads: Mapping[str, Tensor],
         state: Mapping[str, Mapping[str, Tensor]],
+        stop: int,
     ) -> None:
-        self.layout, self._table = layout, _table_of(layout)
+        self.layout, self._table = layout, _table_of(layout, stop)
         library = native.library()
         assert library is not None
         self._library, names = library, layout.names
@@ -100,7 +101,7 @@ class NativeMemory:
         """The second pass: the updates of one group of tensors after the other."""
         layout, (parts, _, groups) = self.layout, self._table
         rows, columns = plan.rows.contiguous(), plan.columns.contiguous()
-        out = torch.empty(max(group.size for group in groups), dtype=torch.float32)
+        out = torch.empty(max((group.size for group in groups), default=0), dtype=torch.float32)
         squares = torch.zeros(len(layout.names), dtype=torch.float32)
         inverse = layout.inverse_size[layout.n_entries :]
         for group in groups:
@@ -126,7 +127,8 @@ class NativeMemory:
 
 
 @once_a_layout
-def _table_of(layout: Layout) -> Table:
+def _table_of(layout: Layout, stop: int) -> Table:
+    """The groups are of the first `stop` tensors."""
     parts: list[tuple[int, ...]] = []
     groups, beside, group = [], 0, Group(slice(0, 0), slice(0, 0), 0)
     for stack in layout.stacks:
@@ -134,7 +136,7 @@ def _table_of(layout: Layout) -> Table:
         n_rows, size = batch * rows, batch * rows * columns
         step = max(_PART_ROWS, -(-_PART // max(1, columns)))
         for k, index in enumerate(range(stack.tensors.start, stack.tensors.stop)):
-            if group.size and group.size + size > _GROUP:
+            if index == stop or (group.size and group.size + size > _GROUP):
                 groups.append(group)
                 group = Group(slice(index, index), slice(len(parts), len(parts)), 0)
             about = rows, columns, stack.rows.start + k * n_rows, stack.columns.start + k * batch * columns
@@ -146,4 +148,4 @@ def _table_of(layout: Layout) -> Table:
             tensors, own = slice(group.tensors.start, index + 1), slice(group.parts.start, len(parts))
             group = Group(tensors, own, group.size + size)
     table = np.array(parts, dtype=np.int64).reshape(-1, 9)
-    return Table(table, beside, (*groups, group))
+    return Table(table, beside, tuple(group for group in (*groups, group) if group.tensors.stop <= stop))

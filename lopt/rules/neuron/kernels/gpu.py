@@ -39,7 +39,9 @@ class Table(NamedTuple):
     spans: Tensor  # [T, 2]
     segments: Tensor  # [programs, 5]
     beside: int
-    out: int
+    names: tuple[str, ...]  # of the tensors of the second pass, the first of the layout
+    n_parts: int  # of these tensors
+    out: int  # their weights
 
 
 _ADDRESSES: deque[tuple[np.ndarray, Tensor]] = deque(maxlen=16)
@@ -93,8 +95,9 @@ class TritonMemory:
         params: Mapping[str, Tensor],
         grads: Mapping[str, Tensor],
         state: Mapping[str, Mapping[str, Tensor]],
+        stop: int,
     ) -> None:
-        self.layout, self._table, names = layout, _table_of(layout), layout.names
+        self.layout, self._table, names = layout, _table_of(layout, stop), layout.names
         self._shapes = [params[k].shape for k in names]
         moments = [[state[k][key] for k in names] for key in KEYS]
         ordered = [[grads[k] for k in names], *moments, [params[k] for k in names]]
@@ -116,22 +119,22 @@ class TritonMemory:
         return sums
 
     def combine(self, plan: Plan) -> Iterator[Updates]:
-        """The second pass: all updates at once."""
+        """The second pass: all its updates at once."""
         layout, table, run = self.layout, self._table, kernels(self.layout.device)
-        rows, columns, count = plan.rows.contiguous(), plan.columns.contiguous(), (len(table.parts),)
-        out = torch.empty(table.out, device=layout.device)
-        squares, totals = out.new_empty(len(table.parts)), out.new_zeros(len(layout.names))
+        rows, columns, stop = plan.rows.contiguous(), plan.columns.contiguous(), len(table.names)
+        out, count = torch.empty(table.out, device=layout.device), (table.n_parts,)
+        squares, totals = out.new_empty(table.n_parts), out.new_zeros(stop)
         about = table.parts, self._addresses, len(layout.names)
         numbers = rows, rows.shape[1], columns, columns.shape[1], plan.floor
-        if len(table.parts):
+        if table.n_parts:
             for code in self._codes:
                 tail = run.DTYPES[str(_READ[code])], _FIELDS, _ROWS, _BLOCK
                 run.combine[count](*about, *numbers, out, squares, code, *tail)
-            run.add_squares[(len(layout.names),)](table.spans, squares, totals, _SPAN)
-            factors = brought_to(plan.scales, totals * layout.inverse_size[layout.n_entries :])
+            run.add_squares[(stop,)](table.spans, squares, totals, _SPAN)
+            factors = brought_to(plan.scales[:stop], totals * layout.inverse_size[layout.n_entries :][:stop])
             run.scale[count](table.parts, out, factors, _FIELDS, 8 * _SPAN)
-        directions = [x.view(shape) for x, shape in zip(out.split(layout.sizes), self._shapes, strict=True)]
-        yield Updates(layout.names, directions)
+        directions = zip(out.split(layout.sizes[:stop]), self._shapes[:stop], strict=True)
+        yield Updates(table.names, [x.view(shape) for x, shape in directions])
 
 
 def _on_device(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
@@ -147,7 +150,8 @@ def _on_device(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
 
 
 @once_a_layout
-def _table_of(layout: Layout) -> Table:
+def _table_of(layout: Layout, stop: int) -> Table:
+    """The second pass is for the first `stop` tensors."""
     parts: list[tuple[int, ...]] = []
     spans, segments, beside, out = [], [], 0, 0
     for stack in layout.stacks:
@@ -169,4 +173,13 @@ def _table_of(layout: Layout) -> Table:
     def tensor(x: Sequence[Sequence[int]], width: int) -> Tensor:
         return torch.tensor(x, dtype=torch.int64).reshape(-1, width).to(layout.device)
 
-    return Table(tensor(parts, _FIELDS), tensor(spans, 2), tensor(segments, 5), beside, out)
+    n_parts = sum(count for _, count in spans[:stop])
+    return Table(
+        tensor(parts, _FIELDS),
+        tensor(spans, 2),
+        tensor(segments, 5),
+        beside,
+        layout.names[:stop],
+        n_parts,
+        sum(layout.sizes[:stop]),
+    )

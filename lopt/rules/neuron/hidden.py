@@ -1,0 +1,37 @@
+"""The second pass of hidden matrices that move along their orthogonalised momenta, a handful of one form at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor
+
+from lopt.rules.neuron.combine import Plan
+from lopt.rules.neuron.layout import Layout, Stack
+from lopt.rules.neuron.passes import KEYS
+from lopt.rules.neuron.pure import orthogonal_updates, stacked, unstacked
+from lopt.rules.rule import Updates
+from lopt.rules.sharded import part_of, whole
+
+_TOGETHER = 1 << 22  # weights of the matrices that run as one, unless one of them has more
+
+
+def hidden_updates(
+    layout: Layout, plan: Plan, params: Mapping[str, Tensor], state: Mapping[str, Mapping[str, Tensor]]
+) -> Iterator[Updates]:
+    """The updates of all hidden matrices, from momenta that were advanced. Each process makes whole those it shares."""
+    for stack in layout.stacks:
+        for part in _parts(stack) if stack.form.hidden else ():
+            names = layout.names[part.tensors]
+            momenta = stacked(layout, part, [whole(state[name][KEYS[0]]) for name in names])
+            found = unstacked(layout, part, orthogonal_updates(layout, part, plan, momenta))
+            yield Updates(names, [part_of(u, params[name]) for name, u in zip(names, found, strict=True)])
+
+
+def _parts(stack: Stack) -> Iterator[Stack]:
+    """Fewer tensors at a time; where their entries are does not matter here."""
+    first, stop = stack.tensors.start, stack.tensors.stop
+    step = max(1, _TOGETHER // max(1, math.prod(stack.form.shape)))
+    for start in range(first, stop, step):
+        yield stack._replace(tensors=slice(start, min(stop, start + step)))
