@@ -30,7 +30,7 @@ def test_rows(small):
     assert ratios["a CNN", "Neuron, traced space"].holds is False
     assert ratios["a CNN", "Neuron"].goal == "<= 0"
     assert {metric for case, metric in ratios if case == "an ML"} == {
-        *("Neuron", "Neuron, traced space", "our Adam", "PerParameter", "Functional")
+        *("Neuron", "Neuron, traced space", "our Adam", "PerParameter", "Functional", "Neuron, Muon's direction")
     }
     absent = [row for row in found if "CUDA" in row.case]
     assert {row.case for row in absent} == {"ViT-B/16, CUDA", "GPT-2 medium, CUDA"}
