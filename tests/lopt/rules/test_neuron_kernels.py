@@ -31,8 +31,9 @@ MORE_SPACES = {
     "odd": {"w": "a:19, b:37", "bias": "a:19", "long": "c:140"},
     "empty": {"w": "a:0, b:3", "v": "b:3, a:0", "s": "", "u": "b:3"},
     "ones": {"w": "a:1, b:1", "v": "a:1", "s": ""},
+    "hidden": {"w": "a:4, b:3", "v": "b:3, a:4"},
 }
-FOR_TRITON = ("odd", "grouped", "empty", "ones")
+FOR_TRITON = ("odd", "grouped", "empty", "ones", "hidden")
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
