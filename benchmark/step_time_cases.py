@@ -141,6 +141,7 @@ def on_gpu(case: GpuCase, device: torch.device, bandwidth: float) -> list[Row]:
     """Parameters and random gradients alone. The check runs on the first blocks: the pure form needs much memory.
 
     Muon's direction is not checked here: in bfloat16 two ways to the same momentum are further apart than is allowed.
+    Nothing is traced, so embeddings are orthogonalised, too.
     """
     torch.manual_seed(0)
     rules: dict[str, tuple[UpdateRule, WeightSpace | None]] = {"Neuron": (drawn(Neuron()).to(device), None)}
