@@ -121,19 +121,21 @@ def on_cpu(case: Case) -> list[Row]:
     }
     if case.more:
         rules |= {"PerParameter": (PerParameter(), None), "Functional": (Functional(space), space)}
-        rules[ORTHOGONAL] = drawn(Neuron(orthogonalise=True)), space
     for rule, known in rules.values():
         check(rule, known, model)
     count = sum(p.numel() for p in model.parameters())
     name = f"{case.name}, {count / 1e6:.2f}M"
-    optimizers = contenders(model, rules)
-    seconds = dict(zip(optimizers, medians([o.step for o in optimizers.values()], cpu), strict=True))
-    found = times(name, seconds, rules, case.reference, {k: case.goal for k in rules if _aimed(k)})
+    optimizers, seconds = timed(model, rules, cpu)
+    found = times(name, seconds, rules, case.reference, {k: case.goal for k in rules if k.startswith("Neuron")})
     if case.more:
         each, goal = 1e9 * seconds["PerParameter"] / count, f"<= {NS_GOAL}"
         found.append(Row(name, "PerParameter", each, "ns a parameter", "PyLO 208 to 605", goal, each <= NS_GOAL))
     for label in (FOREACH, *rules):
-        found += memory(name, label, optimizers[label], count, _aimed(label))
+        found += memory(name, label, optimizers[label], count, label.startswith("Neuron"))
+    if case.more:
+        rule = drawn(Neuron(orthogonalise=True))
+        check(rule, space, model)
+        found += apart(name, model, rule, space, cpu)
     return found
 
 
@@ -146,12 +148,10 @@ def on_gpu(case: GpuCase, device: torch.device, bandwidth: float) -> list[Row]:
     torch.manual_seed(0)
     rules: dict[str, tuple[UpdateRule, WeightSpace | None]] = {"Neuron": (drawn(Neuron()).to(device), None)}
     check(rules["Neuron"][0], None, with_gradients(case.make(2).to(device)))
-    rules[ORTHOGONAL] = drawn(Neuron(orthogonalise=True)).to(device), None
     model = with_gradients(case.make(case.blocks).to(device))
     count = sum(p.numel() for p in model.parameters())
     name = f"{case.name}, {count / 1e6:.0f}M, CUDA"
-    optimizers = contenders(model, rules)
-    seconds = dict(zip(optimizers, medians([o.step for o in optimizers.values()], device), strict=True))
+    optimizers, seconds = timed(model, rules, device)
     found = times(name, seconds, rules, GPU_REFERENCE, {"Neuron": case.goal})
     copied = f"a copy moves {bandwidth / 1e9:,.0f} GB/s"
     for label, moved in ((FOREACH, ADAM_BYTES), (FUSED, ADAM_BYTES), ("Neuron", NEURON_BYTES)):
@@ -159,7 +159,17 @@ def on_gpu(case: GpuCase, device: torch.device, bandwidth: float) -> list[Row]:
         found.append(
             Row(name, f"{label}, {moved} bytes a parameter", reached, "of a copy's bandwidth", copied, "", None)
         )
-    return found + memory(name, "Neuron", optimizers["Neuron"], count, True)
+    found += memory(name, "Neuron", optimizers["Neuron"], count, True)
+    return found + apart(name, model, drawn(Neuron(orthogonalise=True)).to(device), None, device)
+
+
+def apart(name: str, model: nn.Module, rule: UpdateRule, space: WeightSpace | None, device: torch.device) -> list[Row]:
+    """Muon's direction, by turns with Adam alone: its products of matrices slow down what has its turn after them."""
+    rules = {ORTHOGONAL: (rule, space)}
+    optimizers, seconds = timed(model, rules, device)
+    found = [row for row in times(name, seconds, rules, "", {}) if row.metric == ORTHOGONAL]
+    count = sum(p.numel() for p in model.parameters())
+    return found + memory(name, ORTHOGONAL, optimizers[ORTHOGONAL], count, False)
 
 
 def making() -> Row:
@@ -231,11 +241,6 @@ def copy_bandwidth(device: torch.device) -> float:
 # --- contenders, and whether they are right --------------------------------------------------------------------------
 
 
-def _aimed(label: str) -> bool:
-    """Whether there are goals for a contender."""
-    return label.startswith("Neuron") and label != ORTHOGONAL
-
-
 def with_gradients(model: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     for p in model.parameters():
@@ -274,6 +279,15 @@ def contenders(
         for _ in range(WARM):
             optimizer.step()
     return made
+
+
+def timed(
+    model: nn.Module, rules: Mapping[str, tuple[UpdateRule, WeightSpace | None]], device: torch.device
+) -> tuple[dict[str, torch.optim.Optimizer], dict[str, float]]:
+    """The contenders, and the seconds of a step of each by turns."""
+    optimizers = contenders(model, rules)
+    taken = medians([optimizer.step for optimizer in optimizers.values()], device)
+    return optimizers, dict(zip(optimizers, taken, strict=True))
 
 
 def check(rule: UpdateRule, space: WeightSpace | None, model: nn.Module) -> None:

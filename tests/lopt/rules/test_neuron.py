@@ -102,7 +102,7 @@ def run_in_place(rule: Neuron, space: WeightSpace, params, gradients, times, rat
             for name, direction, factor in zip(piece.names, piece.directions, factors, strict=True):
                 updates[name] = direction * factor
                 params[name] -= rate * updates[name]
-        assert set(updates) == set(params)
+        assert list(updates) and set(updates) == set(params)
         history.append({k: updates[k] for k in params})
     return history, state
 
