@@ -9,6 +9,7 @@ averaging.py     the mean of rules that were fitted one from the other
 module.py        the outer loop under Lightning; ranks.py what its processes tell each other
 keep.py          checkpoints and signals; record.py, plots.py, progress.py: what a person sees
 cli.py           how a command starts; __main__.py this one
+matching.py      which meta-parameters are fitted
 keys.py, memory.py, saving.py    random numbers by name; the allocator; files that appear whole
 
 Importing this package loads neither Lightning nor Hydra, which takes seconds: `MetaTraining` is looked up when it is

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import re
 import sys
 import time
 import warnings
@@ -30,6 +29,7 @@ from lopt.rules import UpdateRule
 from meta_train.cli import run
 from meta_train.keep import AtomicCheckpoints, KeepRun
 from meta_train.keys import generator
+from meta_train.matching import names_matching
 from meta_train.memory import keep_freed_memory
 from meta_train.module import MetaTraining
 from meta_train.programs import keep_programs
@@ -83,23 +83,15 @@ def train(config: DictConfig) -> int:
 def make_module(config: DictConfig, family: TaskFamily) -> MetaTraining:
     estimator = hydra.utils.instantiate(config.estimator)
     rule = make_rule(config.rule, family, config.seed).to(dtype=getattr(torch, config.dtype), device=config.device)
-    choose(rule, config.fit)
+    chosen = names_matching(rule, config.fit)
+    for name, p in rule.named_parameters():
+        p.requires_grad_(name in chosen)
     validation: MetaValidation | None = None
     if config.validation is not None:
         options = {} if config.validation.get("family") else {"family": family}
         validation = hydra.utils.instantiate(config.validation, **options)
     optimizer, scheduler = hydra.utils.instantiate(config.optimizer), hydra.utils.instantiate(config.scheduler)
     return MetaTraining(rule, family, estimator, optimizer, scheduler, config.clip, config.seed, validation)
-
-
-def choose(rule: UpdateRule, fit: str | None) -> None:
-    """Lets only the meta-parameters be fitted whose names match a regular expression; None: all."""
-    names = [name for name, _ in rule.named_parameters()]
-    chosen = [name for name in names if fit is None or re.search(fit, name)]
-    if not chosen:
-        raise InvalidInput(f"fit: no meta-parameter matches {fit!r}. There are: {', '.join(names)}")
-    for name, p in rule.named_parameters():
-        p.requires_grad_(name in chosen)
 
 
 def finish(

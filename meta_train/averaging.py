@@ -19,10 +19,11 @@ from lopt import load_rule, save_rule
 from lopt.errors import InvalidInput
 from lopt.rules.rule import UpdateRule
 from meta_train.cli import run
+from meta_train.matching import names_matching
 from tasks.arguments import check_weights
 
 
-def average(rules: Sequence[UpdateRule], weights: Sequence[float] | None = None) -> UpdateRule:
+def average(rules: Sequence[UpdateRule], weights: Sequence[float] | None = None, fit: str | None = None) -> UpdateRule:
     r"""A rule with the weighted mean of the meta-parameters.
 
     $$ \theta = \sum_k w_k \theta_k \Big/ \sum_k w_k $$
@@ -32,9 +33,12 @@ def average(rules: Sequence[UpdateRule], weights: Sequence[float] | None = None)
     Args:
         rules: at least two, of one kind and with the same arguments.
         weights: w, a number of at least 0 for each rule; by default equal.
+        fit: a regular expression: the meta-parameters that become the mean, by name; the others are those of the first
+            rule. None: all.
 
     Raises:
-        InvalidInput: fewer than two rules, rules that differ in more than θ, or weights that do not fit.
+        InvalidInput: fewer than two rules, rules that differ in more than θ, weights that are not as many numbers, or
+            no name that matches.
 
     >>> from lopt.rules import Neuron
     >>> rules = [Neuron(), Neuron()]
@@ -53,9 +57,9 @@ def average(rules: Sequence[UpdateRule], weights: Sequence[float] | None = None)
         )
     mean = copy.deepcopy(rules[0])
     with torch.no_grad():
-        for name, parameter in mean.named_parameters():
+        for name in names_matching(mean, fit):
             parts = [w * rule.get_parameter(name) for w, rule in zip(shares, rules, strict=True)]
-            parameter.copy_(torch.stack(parts).sum(0) / sum(shares))
+            mean.get_parameter(name).copy_(torch.stack(parts).sum(0) / sum(shares))
     return mean
 
 
@@ -65,8 +69,8 @@ def main(config: DictConfig) -> int:
         raise InvalidInput(
             f"sources={settings['sources']}: give a list of rules, as 'sources=[neuron-1,mine.safetensors]'"
         )
-    rule = average([load_rule(source) for source in settings["sources"]], settings["weights"])
-    kept = {key: settings[key] for key in ("sources", "weights")}
+    rule = average([load_rule(source) for source in settings["sources"]], settings["weights"], settings["fit"])
+    kept = {key: settings[key] for key in ("sources", "weights", "fit")}
     print(f"saved {save_rule(Path(settings['out']) / 'rule.safetensors', rule, kept)}")
     return 0
 

@@ -36,7 +36,7 @@ from tasks.arguments import floating_dtype, usable_device
 from tasks.task import TaskFamily
 
 PROBES = "probes.jsonl"
-FORMAT = 3  # raise it when what a probe is changes
+FORMAT = 4  # raise it when what a probe is changes
 
 
 def calibrate(config: DictConfig) -> int:

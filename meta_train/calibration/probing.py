@@ -37,7 +37,7 @@ from meta_train.unroll import draw, evaluate, start, unroll
 from tasks.task import Task
 
 FACTORS = (0.2, 0.45, 1.0, 2.2, 5.0)  # a shift is the logarithm of one; near a scale of 1 it multiplies the step
-ANNEALS = (0.25, 0.5, 1.0)  # what the power of the time left is multiplied by
+ANNEALS = (0.6, 1.0, 1.6)  # what the power of the time left is multiplied by
 LATE = 3  # the power of the time that weighs a loss
 PIECE = 50  # inner steps between two evaluations
 FEW = 0.3  # how much a tensor of fewer than two axes counts beside a matrix

@@ -34,6 +34,17 @@ def test_every_meta_parameter_is_the_weighted_mean():
         assert all(torch.equal(p, kept[name]) for name, p in rule.named_parameters())
 
 
+def test_what_no_pattern_matches_is_of_the_first_rule():
+    first, second = fitted(0), fitted(1)
+    mean = dict(average([first, second], fit=r"scale_law|head\.bias").named_parameters())
+    for name, p in first.named_parameters():
+        chosen = name in ("network.scale_law.weight", "network.tensor_head.bias", "network.neuron_head.bias")
+        wanted = (p + second.get_parameter(name)) / 2 if chosen else p
+        torch.testing.assert_close(mean[name], wanted)
+    with pytest.raises(InvalidInput, match="fit: no meta-parameter matches 'tail'"):
+        average([first, second], fit="tail")
+
+
 def test_what_has_no_mean_is_an_error():
     cases: list[tuple[list[UpdateRule], Any, str]] = [
         ([Neuron()], None, "rules: 1; a mean is of at least two"),

@@ -28,8 +28,8 @@ from lopt.rules.neuron.tokens import LOG_UNIT, MM, M, Moments, V
 
 ROWS, COLUMNS = 8, 3  # numbers for each row, for each column
 
-# The learned scale lies between 1/1000 and 10. At 10 and the default lr an update changes weights by 0.01 (RMS), as
-# much as any layer bears; at 1/1000 the network stands still, which a learned schedule must be able to end at.
+# Before it falls with the time left, the learned scale lies between 1/1000 and 10. At 10 and the default lr an update
+# changes weights by 0.01 (RMS), as much as any layer bears; at 1/1000 a tensor stands still.
 _DECADES_DOWN, _DECADES_UP = 3.0, 1.0
 
 
@@ -69,8 +69,8 @@ def make_plan(
        k = 1 / (d_v \bar v),\; a_i = h_r \bar m_i / v_i^{1/2},\; d_j = h_c \bar m_j / v_j^{1/2} $$
 
     with d = 1 - decay^t, ρ² the mean of m² over that of v, and r_i c_j = (v_i v_j / v)^{-1/2} from row, column and
-    tensor means of v. The scale is that of h_0 + law + h_d log(1 - t / T), where the horizon T is known: it can fall as
-    a power of what is left.
+    tensor means of v. The scale is the bounded one of h_0 + law, times (1 - t / T)^h_d where the horizon T is known,
+    and never above the bound. The power stands outside: inside, a scale near the bound would hardly fall.
     """
     _, log_m, log_w, log_v = moments.logs[:, layout.n_entries :].unbind(0)
     dm, ds, dv = log_debiases.unbind(0)
@@ -93,7 +93,8 @@ def make_plan(
     shift = (
         column * centres[n_rows:] * heads.coefficients[CENTRE_COLUMNS].index_select(0, layout.tensor[n_rows:n_entries])
     )
-    scales = bounded_scale(heads.coefficients[SCALE] + heads.law + heads.coefficients[ANNEAL] * log_rest)
+    fall = torch.exp(heads.coefficients[ANNEAL] * log_rest)
+    scales = (bounded_scale(heads.coefficients[SCALE] + heads.law) * fall).clamp(max=10**_DECADES_UP)
     return Plan(rows, torch.stack([roots[n_rows:], column, shift]), scales, eps**2)
 
 

@@ -168,9 +168,8 @@ def test_the_formula():
                 r, b = math.exp(math.tanh(row)), math.exp(math.tanh(column))
                 d[i, j] = r * b * u + b * h_c * columns[1] / columns[0].sqrt()
         left = 1 - (step - 1) / 9  # of the horizon of `clocks`
-        wanted = (
-            bounded_scale(torch.tensor(head + h_d * math.log(left), dtype=torch.float64)) * d / d.square().mean().sqrt()
-        )
+        scale = bounded_scale(torch.tensor(head, dtype=torch.float64)) * left**h_d
+        wanted = scale * d / d.square().mean().sqrt()
         assert gap({"w": came[step - 1]["w"].reshape(6, 6)}, {"w": wanted}) < 1e-6  # guards of logarithms: 1e-8
 
 
@@ -591,16 +590,18 @@ def test_the_learned_scale_is_bounded():
     torch.testing.assert_close(torch.autograd.grad(one, zero)[0], torch.ones_like(one))
 
 
-def test_updates_have_the_scale_that_the_head_says(space):
+@pytest.mark.parametrize(("head", "power"), [(-0.7, 0.9), (9.0, 1.5), (9.0, -1.5)])
+def test_updates_have_the_scale_that_the_heads_say(space, head, power):
+    """It falls as a power of the time left, near the bound as well, and never grows beyond it."""
     rule = neuron()
     rule.network.tensor_head.weight[-2:] = 0
     rule.network.scale_law.weight[:] = 0
-    rule.network.tensor_head.bias[-2:] = torch.tensor([-0.7, 0.9])
+    rule.network.tensor_head.bias[-2:] = torch.tensor([head, power])
     for horizon in (None, 10.0, 2.0, 1.0):
         times = [Clock(time.step, None if horizon is None else torch.tensor(horizon)) for time in clocks(3)]
         history, _ = run(rule, space, tensors(space, 0), [tensors(space, 1)] * 3, times)
         left = 1.0 if horizon is None else max(horizon - 2, 1) / horizon
-        wanted = bounded_scale(torch.tensor(-0.7 + 0.9 * math.log(left), dtype=torch.float64))
+        wanted = (bounded_scale(torch.tensor(head, dtype=torch.float64)) * left**power).clamp(max=10)
         for u in history[-1].values():
             torch.testing.assert_close(u.square().mean().sqrt(), wanted)
 
