@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -88,13 +88,12 @@ def probe(
         raise InvalidInput(f"horizon={horizon}, runs={runs}: give some inner steps and at least one run")
     space = task.weight_space if traced else WeightSpace.from_shapes(task.weight_space.shapes)
     initial = [task.init(generator(seed, "weights", number, run)) for run in range(runs)]
-    anneals = ANNEALS if told else (1.0,)  # the power is of what is left of a known horizon
-    choices = len(anneals) * len(FACTORS)
+    choices = len(ANNEALS) * len(FACTORS)
     population = start(rule, task, initial * choices)
     like, pieces = next(iter(initial[0].values())), truncations(horizon, PIECE)
     lr = like.new_full((PIECE, choices * runs), rule.default_lr)
     end = like.new_full((lr.shape[1],), float(pieces * PIECE)) if told else None
-    theta, curves = _changed(rule, anneals, runs), [evaluate(task, population.params, "validation")]
+    theta, curves = _changed(rule, runs), [evaluate(task, population.params, "validation")]
     for piece in range(pieces):
         sources = [generator(seed, "batches", number, run, piece) for run in range(runs)]
         drawn = draw([task] * runs, "train", sources, PIECE)
@@ -105,8 +104,8 @@ def probe(
             )
         curves.append(evaluate(task, population.params, "validation"))
     losses = torch.stack(curves, 1).unflatten(0, (choices, runs))
-    found = regrets(losses.float().cpu()).unflatten(0, (len(anneals), len(FACTORS)))
-    return Probe(*places(space), found.expand(len(ANNEALS), -1))
+    found = regrets(losses.float().cpu()).unflatten(0, (len(ANNEALS), len(FACTORS)))
+    return Probe(*places(space), found)
 
 
 def places(space: WeightSpace) -> tuple[Tensor, Tensor]:
@@ -136,10 +135,10 @@ def regrets(losses: Tensor) -> Tensor:
     return ((late - late.min()) / (first - losses.min()).clamp(min=least)).clamp(max=1)
 
 
-def _changed(rule: Neuron, anneals: Sequence[float], runs: int) -> dict[str, Tensor]:
+def _changed(rule: Neuron, runs: int) -> dict[str, Tensor]:
     """θ for every particle, power-major, then shift-major, [A M S, *θ]."""
     copies = []
-    for anneal, factor in itertools.product(anneals, FACTORS):
+    for anneal, factor in itertools.product(ANNEALS, FACTORS):
         changed = copy.deepcopy(rule)
         changed.network.change_scale(torch.zeros(STATIC), math.log(factor), anneal)
         copies += [dict(changed.named_parameters())] * runs

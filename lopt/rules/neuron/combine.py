@@ -69,8 +69,8 @@ def make_plan(
        k = 1 / (d_v \bar v),\; a_i = h_r \bar m_i / v_i^{1/2},\; d_j = h_c \bar m_j / v_j^{1/2} $$
 
     with d = 1 - decay^t, ρ² the mean of m² over that of v, and r_i c_j = (v_i v_j / v)^{-1/2} from row, column and
-    tensor means of v. The scale is the bounded one of h_0 + law, times (1 - t / T)^h_d where the horizon T is known,
-    and never above the bound. The power stands outside: inside, a scale near the bound would hardly fall.
+    tensor means of v. The scale is the bounded one of h_0 + law, times (1 - t / T)^h_d, or 2^-h_d where the horizon T
+    is not known, and never above the bound. The power stands outside: inside, a scale near the bound would hardly fall.
     """
     _, log_m, log_w, log_v = moments.logs[:, layout.n_entries :].unbind(0)
     dm, ds, dv = log_debiases.unbind(0)

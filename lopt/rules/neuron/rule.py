@@ -53,10 +53,10 @@ class Neuron(UpdateRule):
     columns, as the equivariant linear map of a matrix does: h_r = -1 centres the inputs of a layer. The coefficients h
     and σ belong to a tensor, the corrections r (of rows) and b (of columns), between 1/e and e, to a neuron on an axis
     of one role. The logarithm of σ gains a linear function of the tensor's features, a power law of its sizes and its
-    place in the network, and where the horizon T is known, σ falls as a learned power of 1 - t / T. All come from a
-    functional over tokens of neurons, tensors and the network (tokens.py, network.py); the step, and the horizon and
-    the loss if given, are among its inputs. Its last layers start at zero: h = 0, r = b = σ = 1, which is Adam brought
-    to RMS 1.
+    place in the network, and σ falls as a learned power of 1 - t / T, for which 1/2 stands where the horizon T is not
+    known. All come from a functional over tokens of neurons, tensors and the network (tokens.py, network.py); the step,
+    and the horizon and the loss if given, are among its inputs. Its last layers start at zero: h = 0, r = b = σ = 1,
+    which is Adam brought to RMS 1.
 
     So lr is the RMS change of a weight in a step; σ is at most 10, and at least 1/1000 before it falls. A tensor of one
     element moves by ± lr σ. Nothing depends on the scale of the loss, and nothing in θ on the shape or number of the

@@ -13,6 +13,7 @@ Legend: E entries without those of the tensors, T tensors.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -33,6 +34,7 @@ GLOBAL_FEATURES = len(TIMESCALES) + 5
 RELATIVE_GUARD = 1e-8
 LOG_UNIT = 4.0  # logarithms of ratios of second moments lie within some 18 of 0
 _WEIGHT_GUARD = 1e-8  # a mean square below which a tensor of weights counts as zero
+_UNKNOWN_REST = 0.5  # what is left of a horizon that is not known
 _LOSS_GUARD = 1e-12  # share of the squared mean loss below which its variance is rounding
 
 
@@ -89,10 +91,11 @@ def global_features(layout: Layout, clock: Clock) -> Tensor:
 
 
 def log_rest(layout: Layout, clock: Clock) -> Tensor:
-    """log(1 - t / T): of what is left of the horizon, from the last step on that of one step; 0 if it is not known."""
+    """log(1 - t / T): of what is left of the horizon, from the last step on that of one step. If it is not known, half
+    is: steps that suit the first half of a run are too large to end at, and nobody says when it ends."""
     step = clock.step.to(layout.dtype)
     if clock.horizon is None:
-        return torch.zeros_like(step)
+        return torch.full_like(step, math.log(_UNKNOWN_REST))
     horizon = clock.horizon.to(layout.dtype)
     return ((horizon - step).clamp(min=1) / horizon.clamp(min=1)).log()
 

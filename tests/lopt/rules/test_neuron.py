@@ -600,7 +600,7 @@ def test_updates_have_the_scale_that_the_heads_say(space, head, power):
     for horizon in (None, 10.0, 2.0, 1.0):
         times = [Clock(time.step, None if horizon is None else torch.tensor(horizon)) for time in clocks(3)]
         history, _ = run(rule, space, tensors(space, 0), [tensors(space, 1)] * 3, times)
-        left = 1.0 if horizon is None else max(horizon - 2, 1) / horizon
+        left = 0.5 if horizon is None else max(horizon - 2, 1) / horizon
         wanted = (bounded_scale(torch.tensor(head, dtype=torch.float64)) * left**power).clamp(max=10)
         for u in history[-1].values():
             torch.testing.assert_close(u.square().mean().sqrt(), wanted)
