@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EVERY_RUN = ("tasks", "benchmark/runs.py", "benchmark/population.py", "benchmark/elementwise.py", "benchmark/alone.py")
 EVERY_RUN += ("benchmark/schedules.py", "benchmark/muon.py")
 RULES = ("lopt", "meta_train/unroll.py")
+SHIPPED = ("lopt/pretrained",)  # what `lopt.LearnedOptimizer` loads unless it is given a rule
 
 
 class Cache:
@@ -110,18 +111,20 @@ def stamp_of(contender: Contender) -> dict[str, str]:
     stamp = {"torch": torch.__version__, "tasks and runs": _code(EVERY_RUN)}
     if isinstance(contender.optimizer, UpdateRule):
         stamp["lopt"] = _code(RULES)
-    elif (package := contender.optimizer.__module__.partition(".")[0]) not in ("torch", "benchmark"):
+    elif (package := contender.optimizer.__module__.partition(".")[0]) == "lopt":
+        stamp |= {"lopt": _code(RULES), "rules that ship": _code(SHIPPED, "*.safetensors")}
+    elif package not in ("torch", "benchmark"):
         stamp[package] = _version(package)
     return stamp
 
 
 @functools.cache
-def _code(parts: tuple[str, ...]) -> str:
-    """A hash of all source files in some folders or files of this repository."""
+def _code(parts: tuple[str, ...], kind: str = "*.py") -> str:
+    """A hash of all files of a kind in some folders of this repository, and of some files."""
     digest = hashlib.sha256()
     for part in parts:
         path = ROOT / part
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+        for file in sorted(path.rglob(kind)) if path.is_dir() else [path]:
             digest.update(file.relative_to(ROOT).as_posix().encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 

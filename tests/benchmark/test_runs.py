@@ -12,6 +12,7 @@ import pytest
 import schedulefree
 import torch
 
+import lopt
 from benchmark import cache as cache_module
 from benchmark.cache import Cache, key_of
 from benchmark.contender_nodes import build_contender, check_node, find_node
@@ -174,6 +175,24 @@ def test_a_cache_of_another_version_is_refused(tmp_path: Path, monkeypatch: pyte
         assert said[0] == "cache of digits, counted: made by another version (torch); computed again"
         crew.do(job_of(COUNTED), lambda steps: None)
         assert Counted.begun == 4  # what was computed again is kept
+
+
+def test_results_of_the_learned_optimizer_are_of_the_rule_that_ships(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contender = Contender("swapped in", lopt.LearnedOptimizer, (1e-3,))
+    (tmp_path / "rule.safetensors").write_bytes(b"one")
+    monkeypatch.setattr(cache_module, "SHIPPED", (str(tmp_path),))
+    monkeypatch.setattr(cache_module, "ROOT", tmp_path.parent)
+    monkeypatch.setattr(cache_module, "EVERY_RUN", ())
+    monkeypatch.setattr(cache_module, "RULES", ())
+    stamps = []
+    for content in (b"one", b"one", b"other"):
+        (tmp_path / "rule.safetensors").write_bytes(content)
+        cache_module._code.cache_clear()
+        stamps.append(cache_module.stamp_of(contender))
+    cache_module._code.cache_clear()
+    assert stamps[0] == stamps[1] != stamps[2]
 
 
 def test_a_damaged_cache_is_computed_again(tmp_path: Path) -> None:

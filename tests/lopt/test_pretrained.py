@@ -33,6 +33,23 @@ def test_what_ships_is_small_and_says_where_it_comes_from(name):
     assert all(bool(x.isfinite().all()) for x in lopt.load_rule(name).state_dict().values())
 
 
+def test_a_loss_that_is_not_told_changes_no_first_step():
+    """Of the first loss there is nothing to learn; where every training run was told its loss, a presence that was
+    learned beside it would be a step of another size for those who tell none."""
+    (x, y), steps = circles(), []
+    for told in (True, False):
+        torch.manual_seed(0)
+        model = NETWORKS["mlp"]()
+        before = [p.detach().clone() for p in model.parameters()]
+        optimizer = lopt.LearnedOptimizer(model.named_parameters())
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step(loss=loss if told else None)
+        steps.append([p.detach() - old for p, old in zip(model.parameters(), before, strict=True)])
+    for a, b in zip(*steps, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
 def circles(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(512, 10, generator=g)
