@@ -187,6 +187,7 @@ def test_what_is_not_told_is_not_seen():
     task, rule = Quadratic(dimensions=8, condition=10.0).sample(generator(3, "task")), shipped()
     told, not_told = (probe(rule, task, 2 * PIECE, runs=1, told=told) for told in (True, False))
     assert not torch.equal(told.regrets, not_told.regrets)  # the rule cannot anneal
+    assert not torch.equal(not_told.regrets, not_told.regrets[:1].expand_as(not_told.regrets))  # but its size changes
     task = ImageMLP(hidden=[4], size=4, evaluation_size=20).sample(generator(3, "task"))
     traced, shapes = (probe(rule, task, PIECE, runs=1, traced=traced) for traced in (True, False))
     assert not torch.equal(traced.features, shapes.features)
