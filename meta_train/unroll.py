@@ -65,14 +65,20 @@ def _draw_steps(task: Task, split: Split, generator: torch.Generator, steps: int
 
 
 def population_step(
-    rule: UpdateRule, task: Task, space: WeightSpace, weight_decay: float, stacked_theta: bool, told: bool
+    rule: UpdateRule,
+    task: Task,
+    space: WeightSpace,
+    weight_decay: float,
+    stacked_theta: bool,
+    told: bool,
+    tell_loss: bool = True,
 ) -> Callable:
     """One step of all particles: (θ, params, state, now, drawn, lr, horizon) -> (params, state, now, loss)."""
 
     def step(theta: Mapping[str, Tensor], params: Tensors, state: State, now: Tensor, drawn: Batch, lr: Tensor, end):
         batch = task.gather("train", drawn)
         grads, loss = grad_and_value(task.loss)(params, batch)
-        inputs = (space, params, grads, state, Clock(now, end, loss))
+        inputs = (space, params, grads, state, Clock(now, end, loss if tell_loss else None))
         updates, state = functional_call(rule, dict(theta), inputs)
         params = {k: p - lr * (updates[k] + weight_decay * p) for k, p in params.items()}
         return params, state, now + 1, loss
@@ -92,6 +98,7 @@ def unroll(
     horizon: Tensor | None = None,
     space: WeightSpace | None = None,
     weight_decay: float = 0.0,
+    tell_loss: bool = True,
     compiled: bool = False,
 ) -> tuple[Population, Tensor]:
     """Trains every particle for T steps.
@@ -102,13 +109,14 @@ def unroll(
         lr: learning rates, (T, P).
         horizon: the whole length of each particle's run, (P,), if the rule is to know it.
         space: what the rule is told of the symmetry; by default the weight space of the task.
+        tell_loss: whether the rule is to know the loss of each step.
         compiled: run the step as one compiled program, without derivatives; made once for each kind of population.
 
     Returns:
         The population T steps later, and the training loss before each step, (T, P).
     """
     space = task.weight_space if space is None else space
-    step_all = population_step(rule, task, space, weight_decay, stacked_theta, horizon is not None)
+    step_all = population_step(rule, task, space, weight_decay, stacked_theta, horizon is not None, tell_loss)
     params, state, now = population
 
     def at(t: int) -> Batch:
@@ -116,7 +124,7 @@ def unroll(
 
     if compiled:
         example: tuple[Any, ...] = (theta, params, state, now, at(0), lr[0], horizon)
-        kind = (rule, task.population, space, weight_decay, stacked_theta)
+        kind = (rule, task.population, space, weight_decay, stacked_theta, tell_loss)
         step_all = program(step_all, kind, example)
     losses = []
     for t in range(lr.shape[0]):

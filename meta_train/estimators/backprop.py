@@ -44,6 +44,7 @@ class TruncatedBackprop(Estimator):
         reference: AdamReference | None = None,
         tell_horizon: float = 1.0,
         tell_symmetry: float = 1.0,
+        tell_loss: float = 1.0,
     ) -> None:
         self.episodes = Episodes(
             pairs,
@@ -54,6 +55,7 @@ class TruncatedBackprop(Estimator):
             reference,
             tell_horizon,
             tell_symmetry,
+            tell_loss,
             loss_clip,
             compiled=False,  # a compiled program has no derivatives
             copies=1,

@@ -68,6 +68,7 @@ class Episodes:
         reference: AdamReference | None,
         tell_horizon: float,
         tell_symmetry: float,
+        tell_loss: float,
         loss_clip: float,
         compiled: bool,
         copies: int = 2,
@@ -77,13 +78,14 @@ class Episodes:
         for name, value in positive.items():
             if not value > 0:
                 raise InvalidInput(f"estimator.{name}: {value}; it must be above 0")
-        for name, value in {"tell_horizon": tell_horizon, "tell_symmetry": tell_symmetry}.items():
+        shares = {"tell_horizon": tell_horizon, "tell_symmetry": tell_symmetry, "tell_loss": tell_loss}
+        for name, value in shares.items():
             if not 0 <= value <= 1:
                 raise InvalidInput(f"estimator.{name}: {value}; it is a share, from 0 to 1")
         self.pairs, self.populations, self.truncation = pairs, populations, truncation
         self.horizon = as_horizon(horizon, truncation)
         self.objective, self.reference = objective or MeanLoss(), reference
-        self.tell_horizon, self.tell_symmetry = tell_horizon, tell_symmetry
+        self.tell_horizon, self.tell_symmetry, self.tell_loss = tell_horizon, tell_symmetry, tell_loss
         self.loss_clip, self.compiled = loss_clip, compiled
         self.copies, self.in_step = copies, in_step
 
@@ -198,8 +200,8 @@ class Episodes:
         task, population = cohort.tasks[0], cohort.population
         weight = next(iter(population.params.values()))
         drawn = self._draw(cohort, "train", place, iteration, piece, self.truncation)
-        told = float(torch.rand((), generator=place.source("tell"))) < self.tell_horizon
-        traced = float(torch.rand((), generator=place.source("symmetry"))) < self.tell_symmetry
+        told = self._falls(place, "tell", self.tell_horizon)
+        traced = self._falls(place, "symmetry", self.tell_symmetry)
         horizon = (cohort.length * float(self.truncation)).repeat(self.copies).to(weight.device)
         population, losses = unroll(
             rule,
@@ -211,6 +213,7 @@ class Episodes:
             stacked_theta=True,
             horizon=horizon if told else None,
             space=task.weight_space if traced else WeightSpace.from_shapes(task.weight_space.shapes),
+            tell_loss=self._falls(place, "tell loss", self.tell_loss),
             compiled=self.compiled,
         )
         seen, validation = losses.detach(), None
@@ -222,6 +225,11 @@ class Episodes:
         initial = torch.where(cohort.initial_loss.isnan(), first.to(cohort.initial_loss.dtype), cohort.initial_loss)
         values = self._value(cohort, losses, validation, initial)
         return Piece(cohort._replace(population=population, initial_loss=initial), values, ~seen.isfinite().all(0))
+
+    @staticmethod
+    def _falls(place: Place, purpose: str, share: float) -> bool:
+        """Whether a cohort is among this share of all; the same at every truncation."""
+        return float(torch.rand((), generator=place.source(purpose))) < share
 
     def _value(self, cohort: Cohort, losses: Tensor, validation: Tensor | None, initial: Tensor) -> Tensor:
         """The objective of every particle, (C N,), of losses that are clipped and brought to Adam's scale."""

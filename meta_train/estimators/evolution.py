@@ -47,6 +47,7 @@ class Evolution(Estimator):
         tell_horizon: the share of cohorts whose rule is told the horizon.
         tell_symmetry: the share of cohorts whose rule is told the weight space of the task; the others have what
             `LearnedOptimizer` knows of a model that nobody traced, the shapes.
+        tell_loss: the share of cohorts whose rule is told the loss of each step.
         compiled: run the inner step as one compiled program; compiling takes a minute or so for each architecture.
     """
 
@@ -65,6 +66,7 @@ class Evolution(Estimator):
         reference: AdamReference | None = None,
         tell_horizon: float = 1.0,
         tell_symmetry: float = 1.0,
+        tell_loss: float = 1.0,
         compiled: bool = False,
     ) -> None:
         for name, value in (
@@ -83,6 +85,7 @@ class Evolution(Estimator):
             reference,
             tell_horizon,
             tell_symmetry,
+            tell_loss,
             loss_clip,
             compiled,
             in_step=self.whole,

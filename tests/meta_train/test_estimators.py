@@ -253,21 +253,24 @@ def test_the_squared_norm_is_that_of_the_contributions_of_single_pairs():
     assert float(whole.metrics["squared_norm"]) == pytest.approx(sum(norms) / 3)
 
 
+@pytest.mark.parametrize("share", ["tell_horizon", "tell_loss"])
 @pytest.mark.parametrize("told", [0.0, 1.0])
-def test_the_rule_is_told_the_horizon_of_its_episode(told):
+def test_the_rule_is_told_the_horizon_and_the_loss(told, share):
     family, _, _ = problem()
     clocks = []
 
     class Spy(SGDM):
         def forward(self, space, params, grads, state, clock):
-            clocks.append(clock.horizon)
+            clocks.append({"tell_horizon": clock.horizon, "tell_loss": clock.loss})
             return super().forward(space, params, grads, state, clock)
 
     rule = Spy().to(DOUBLE)
     theta = {k: p.detach() for k, p in rule.named_parameters()}
-    estimator = PES(pairs=2, truncation=2, horizon=4, tell_horizon=told)
+    estimator = PES(pairs=2, truncation=2, horizon=4, **{share: told})
     estimator.estimate(rule, theta, family, estimator.start(rule, family, SEED), SEED)
-    assert len(clocks) == 2 and all((clock is not None) == bool(told) for clock in clocks)
+    assert len(clocks) == 2 and all((clock[share] is not None) == bool(told) for clock in clocks)
+    other = ({"tell_horizon", "tell_loss"} - {share}).pop()
+    assert all(clock[other] is not None for clock in clocks), "the other is told as before"
 
 
 @pytest.mark.parametrize("told", [0.0, 1.0])
@@ -352,6 +355,7 @@ def test_horizons_are_drawn_in_their_range(horizon, iteration, low, high):
         ({"difference_clip": 0.0}, "difference_clip"),
         ({"tell_horizon": 1.5}, "tell_horizon: 1.5"),
         ({"tell_symmetry": -0.5}, "tell_symmetry: -0.5"),
+        ({"tell_loss": 2.0}, "tell_loss: 2.0"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
