@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lopt.axes import Group, leaves
 from lopt.rules.moments import TIMESCALES
+from lopt.rules.neuron.ends import guess_ends, knows_shapes_alone
 from lopt.rules.neuron.form import ROLES, Form, Slot, Table, form_of
 from lopt.weight_space import WeightSpace
 
@@ -266,17 +267,20 @@ def _static(space: WeightSpace, names: Sequence[str], forms: dict[str, Form]) ->
     """What never changes about each tensor: rank, sizes, taps, its place in the network, which axes are permuted.
 
     Its place: how many matrices there are; how many tensors meet the neurons of its rows, and of its columns (many
-    where a residual stream passes); whether it reads and writes the same neurons, as recurrent weights do.
+    where a residual stream passes); whether it reads and writes the same neurons, as recurrent weights do. Which axes
+    are permuted, and which are the inputs and outputs of the network, is guessed where the space knows shapes alone.
     """
     matrices = sum(min(form.rows, form.columns) > 1 for form in forms.values())
     sides = {
         name: [{slot.table for slot in side} for side in (f.row_slots, f.column_slots)] for name, f in forms.items()
     }
     degrees = Counter(table for rows, columns in sides.values() for table in rows | columns)
+    guessed = guess_ends(space.shapes) if knows_shapes_alone(space) else None
 
     def one(name: str) -> list[float]:
         axes, shape, form, (rows, columns) = space[name], space.shapes[name], forms[name], sides[name]
         permuted = [any(isinstance(leaf, Group) for leaf in leaves(axis)) for axis in axes]
+        permuted = permuted if guessed is None else [not end for end in guessed[name]]
         sizes = (math.prod(shape), form.batch * form.rows, form.columns, math.prod(shape[2:]))
         met = [max((degrees[table] for table in side), default=1) for side in (rows, columns)]
         return [
@@ -287,7 +291,7 @@ def _static(space: WeightSpace, names: Sequence[str], forms: dict[str, Form]) ->
             float(bool(axes) and not permuted[0]),
             float(len(axes) > 1 and not permuted[1]),
             sum(permuted) / 3,
-            float(form.hidden),
+            float(form.hidden and (guessed is None or all(permuted[:2]))),
         ]
 
     return [one(name) for name in names]
