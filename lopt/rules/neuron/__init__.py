@@ -1,6 +1,7 @@
 """The Neuron rule. In reading order:
 
 form.py           how one parameter is seen: a batch of matrices, with a neuron behind each row and column
+ends.py           which axes look like inputs and outputs of a network that nobody traced
 layout.py         what is precomputed for a weight space: which entries meet which neurons
 tokens.py         from sums over rows, columns and tensors to features without a unit
 network.py        the equivariant functional over neurons, tensors and the network
