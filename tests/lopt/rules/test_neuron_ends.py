@@ -75,6 +75,12 @@ def test_where_sizes_tell_nothing_no_axis_is_an_end():
     assert guess_ends({"scale": (5,), "scalar": ()}) == {"scale": [False], "scalar": []}
 
 
+def test_one_channel_is_not_what_all_others_are_multiples_of():
+    """As where a convolution ends in a map of one channel."""
+    one_channel = guess_ends({"first": (8, 3, 3, 3), "last": (1, 8, 3, 3)})
+    assert one_channel == {"first": [False, True, True, True], "last": [True, False, True, True]}
+
+
 def test_the_output_layer_of_an_untraced_network_moves_as_that_of_a_traced_one():
     """With the meta-parameters that ship, whose law knows outputs from hidden layers."""
     rule, known = lopt.load_rule("neuron-1"), traced("mlp")
