@@ -71,7 +71,7 @@ def population_step(
     weight_decay: float,
     stacked_theta: bool,
     told: bool,
-    tell_loss: bool = True,
+    tell_loss: bool,
 ) -> Callable:
     """One step of all particles: (θ, params, state, now, drawn, lr, horizon) -> (params, state, now, loss)."""
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from lopt.errors import InvalidInput
+from lopt.functionals.checks import check_probability
 from lopt.rules.rule import UpdateRule
 from lopt.weight_space import WeightSpace
 from meta_train.estimators.estimator import Cohort, Particles, Share
@@ -79,9 +80,7 @@ class Episodes:
             if not value > 0:
                 raise InvalidInput(f"estimator.{name}: {value}; it must be above 0")
         shares = {"tell_horizon": tell_horizon, "tell_symmetry": tell_symmetry, "tell_loss": tell_loss}
-        for name, value in shares.items():
-            if not 0 <= value <= 1:
-                raise InvalidInput(f"estimator.{name}: {value}; it is a share, from 0 to 1")
+        check_probability(**{f"estimator.{name}": share for name, share in shares.items()})
         self.pairs, self.populations, self.truncation = pairs, populations, truncation
         self.horizon = as_horizon(horizon, truncation)
         self.objective, self.reference = objective or MeanLoss(), reference

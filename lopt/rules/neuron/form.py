@@ -68,7 +68,7 @@ def form_of(name: str, axes: Sequence[Axis]) -> Form:
     cut = min(cuts, key=lambda k: sizes[k][0] + batch * sizes[k][1])
     rows, columns = sizes[cut][0] // max(1, batch), sizes[cut][1]
     inside = [leaf for part in (*first[len(lead) :], *axes[1:cut]) for leaf in leaves(part)]
-    hidden = _has_group(inside) and _has_group(leaves(axes[cut])) and rows > 1 and columns > 1
+    hidden = has_group(inside) and has_group(leaves(axes[cut])) and rows > 1 and columns > 1
     row_slots, column_slots = _slots(name, axes, 0, cut, ()), _slots(name, axes, cut, len(axes), lead)
     return Form(batch, rows, columns, row_slots, column_slots, hidden)
 
@@ -77,7 +77,8 @@ def _factors(axis: Axis) -> tuple[Axis, ...]:
     return axis.factors if isinstance(axis, Product) else (axis,)
 
 
-def _has_group(found: Iterator[Axis] | Sequence[Axis]) -> bool:
+def has_group(found: Iterator[Axis] | Sequence[Axis]) -> bool:
+    """Whether any of these leaves is permuted."""
     return any(isinstance(leaf, Group) for leaf in found)
 
 

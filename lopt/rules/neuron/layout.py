@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lopt.axes import Group, leaves
+from lopt.axes import leaves
 from lopt.rules.moments import TIMESCALES
 from lopt.rules.neuron.ends import guess_ends, knows_shapes_alone
-from lopt.rules.neuron.form import ROLES, Form, Slot, Table, form_of
+from lopt.rules.neuron.form import ROLES, Form, Slot, Table, form_of, has_group
 from lopt.weight_space import WeightSpace
 
 STATIC = 16  # features of a tensor that never change
@@ -275,12 +275,15 @@ def _static(space: WeightSpace, names: Sequence[str], forms: dict[str, Form]) ->
         name: [{slot.table for slot in side} for side in (f.row_slots, f.column_slots)] for name, f in forms.items()
     }
     degrees = Counter(table for rows, columns in sides.values() for table in rows | columns)
-    guessed = guess_ends(space.shapes) if knows_shapes_alone(space) else None
+    guessed = knows_shapes_alone(space)
+    ends = (
+        guess_ends(space.shapes)
+        if guessed
+        else {k: [not has_group(leaves(a)) for a in axes] for k, axes in space.items()}
+    )
 
     def one(name: str) -> list[float]:
-        axes, shape, form, (rows, columns) = space[name], space.shapes[name], forms[name], sides[name]
-        permuted = [any(isinstance(leaf, Group) for leaf in leaves(axis)) for axis in axes]
-        permuted = permuted if guessed is None else [not end for end in guessed[name]]
+        shape, form, (rows, columns), end = space.shapes[name], forms[name], sides[name], ends[name]
         sizes = (math.prod(shape), form.batch * form.rows, form.columns, math.prod(shape[2:]))
         met = [max((degrees[table] for table in side), default=1) for side in (rows, columns)]
         return [
@@ -288,10 +291,10 @@ def _static(space: WeightSpace, names: Sequence[str], forms: dict[str, Form]) ->
             *(math.log1p(size) / _SIZE_UNIT for size in sizes),
             *(math.log(count) / _COUNT_UNIT for count in (max(1, matrices), *met)),
             float(bool(rows & columns)),
-            float(bool(axes) and not permuted[0]),
-            float(len(axes) > 1 and not permuted[1]),
-            sum(permuted) / 3,
-            float(form.hidden and (guessed is None or all(permuted[:2]))),
+            float(any(end[:1])),
+            float(any(end[1:2])),
+            end.count(False) / 3,
+            float(form.hidden and not (guessed and any(end[:2]))),
         ]
 
     return [one(name) for name in names]

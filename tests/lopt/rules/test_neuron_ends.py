@@ -86,7 +86,7 @@ def test_the_output_layer_of_an_untraced_network_moves_as_that_of_a_traced_one()
     rule, known = lopt.load_rule("neuron-1"), traced("mlp")
     unknown = WeightSpace.from_shapes(known.shapes)
     # One shared group, and the space no longer knows shapes alone: what it does not say is fixed is permuted.
-    hidden = WeightSpace({**{k: unknown[k] for k in unknown}, "0.bias": unknown["0.weight"][:1]})
+    hidden = WeightSpace(dict(unknown.items()) | {"0.bias": unknown["0.weight"][:1]})
     generator = torch.Generator().manual_seed(0)
     params, grads = (
         {k: torch.randn(shape, generator=generator) / 4 for k, shape in known.shapes.items()} for _ in range(2)
