@@ -1,7 +1,7 @@
 """Kernels for a CPU in C++, as libraries: made once with the machine's compiler, kept in the user's cache.
 
 Making one takes some two seconds, at the first step of its rule on a machine. Where there is no compiler, PyTorch's
-operators do the same. A source may include the headers that lie beside this module.
+operators do the same. A source may include the headers that lie beside it, and beside this module.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def load(source: Path, rule: str) -> ctypes.CDLL | None:
 def _built(chosen: str, source: Path, rule: str) -> Path:
     """The file of the library, made if it is not in the cache. Processes that make it at once do not disturb."""
     command = [chosen, *_FLAGS, *_CAPABILITIES.get(torch.backends.cpu.get_cpu_capability(), ())]
-    texts = [path.read_bytes() for path in (source, *sorted(_HEADERS.glob("*.h")))]
+    headers = [path for folder in (_HEADERS, source.parent) for path in sorted(folder.glob("*.h"))]
+    texts = [path.read_bytes() for path in (source, *headers)]
     key = hashlib.sha256(b"\0".join([*texts, *(word.encode() for word in command)])).hexdigest()[:16]
     folder = Path(os.environ.get("LOPT_CACHE") or "~/.cache/lopt").expanduser() / "kernels"
     made = folder / f"{rule.lower()}-{key}.so"

@@ -10,8 +10,9 @@ pure.py           the two passes as pure functions, form by form
 chunks.py         how weights are cut and put together so that a pass stays in a cache
 passes.py         the two passes in place, chunk by chunk
 kernels/          the same as compiled kernels, where these can be had
+deflate.py        the largest singular values of an update brought down, an option
 orthogonalise.py  Muon's direction, an option
-hidden.py         the second pass of hidden matrices, with it
+hidden.py         the second pass of hidden matrices that move along it
 rule.py           Neuron
 """
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from lopt.rules.neuron.combine import Plan
 from lopt.rules.neuron.layout import Layout, Stack
+from lopt.rules.neuron.orthogonalise import orthogonal_direction
 from lopt.rules.neuron.passes import KEYS
-from lopt.rules.neuron.pure import orthogonal_updates, stacked, unstacked
+from lopt.rules.neuron.pure import scaled, stacked, unstacked
 from lopt.rules.rule import Updates
 from lopt.rules.sharded import part_of, whole
 
@@ -22,10 +23,10 @@ def hidden_updates(
 ) -> Iterator[Updates]:
     """The updates of all hidden matrices, from momenta that were advanced. Each process makes whole those it shares."""
     for stack in layout.stacks:
-        for part in _parts(stack) if stack.form.hidden else ():
+        for part in _parts(stack) if stack.hidden else ():
             names = layout.names[part.tensors]
             momenta = stacked(layout, part, [whole(state[name][KEYS[0]]) for name in names])
-            found = unstacked(layout, part, orthogonal_updates(layout, part, plan, momenta))
+            found = unstacked(layout, part, scaled(layout, part, plan, orthogonal_direction(momenta)))
             yield Updates(names, [part_of(u, params[name]) for name, u in zip(names, found, strict=True)])
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -66,6 +66,7 @@ class Stack(NamedTuple):
     """The tensors of one form, which run as one: where they and their entries are."""
 
     form: Form
+    hidden: bool  # hidden matrices: both axes hold groups, neither of which was guessed to be an end of the network
     tensors: slice
     rows: slice  # among the entries
     columns: slice  # among the column entries
@@ -141,11 +142,14 @@ def once_a_layout(make: Callable[[Layout, int], _Made]) -> Callable[[Layout, int
 
 def _build(space: WeightSpace, device: torch.device, dtype: torch.dtype) -> Layout:
     forms = {name: form_of(name, axes) for name, axes in space.items()}
+    guessed = knows_shapes_alone(space)
+    ends = guess_ends(space.shapes) if guessed else _fixed(space)
+    hidden = {name: form.hidden and not (guessed and any(ends[name][:2])) for name, form in forms.items()}
     alike: dict[tuple[int, ...], list[str]] = {}
     for name, form in forms.items():
-        alike.setdefault((form.hidden, *form.shape), []).append(name)
-    members = [alike[key] for key in sorted(alike, key=lambda key: key[0])]
-    names = tuple(name for some in members for name in some)
+        alike.setdefault((hidden[name], *form.shape), []).append(name)
+    members = [(key[0] > 0, alike[key]) for key in sorted(alike, key=lambda key: key[0])]
+    names = tuple(name for _, some in members for name in some)
     ordered = [forms[name] for name in names]
     tensor, size = _entries(ordered)
 
@@ -188,14 +192,14 @@ def _build(space: WeightSpace, device: torch.device, dtype: torch.dtype) -> Layo
         names=names,
         stacks=_stacks(members, forms),
         sizes=tuple(math.prod(form.shape) for form in ordered),
-        n_others=sum(not form.hidden for form in ordered),
+        n_others=sum(not hidden[name] for name in names),
         n_rows=n_rows,
         n_entries=n_entries,
         n_tables=n_tables,
         n_neurons=n_neurons,
         tensor=index(tensor),
         inverse_size=number(1 / np.maximum(1, size)),
-        static=number(_static(space, names, forms)).reshape(len(names), STATIC),
+        static=number(_static(space, names, forms, ends, hidden)).reshape(len(names), STATIC),
         timescales=number(TIMESCALES),
         loss_gains=number(LOSS_GAINS),
         to_neurons=sums(meet.entry, n_entries, meet.target, n_neurons * roles),
@@ -208,9 +212,14 @@ def _build(space: WeightSpace, device: torch.device, dtype: torch.dtype) -> Layo
     )
 
 
-def _stacks(alike: Sequence[Sequence[str]], forms: dict[str, Form]) -> tuple[Stack, ...]:
+def _fixed(space: WeightSpace) -> dict[str, list[bool]]:
+    """For each axis of each tensor, whether nothing of it is permuted."""
+    return {name: [not has_group(leaves(axis)) for axis in axes] for name, axes in space.items()}
+
+
+def _stacks(alike: Sequence[tuple[bool, Sequence[str]]], forms: dict[str, Form]) -> tuple[Stack, ...]:
     stacks, tensors, rows, columns = [], 0, 0, 0
-    for members in alike:
+    for hidden, members in alike:
         form, count = forms[members[0]], len(members)
         ends = (
             tensors + count,
@@ -218,7 +227,7 @@ def _stacks(alike: Sequence[Sequence[str]], forms: dict[str, Form]) -> tuple[Sta
             columns + count * form.batch * form.columns,
         )
         starts = (tensors, rows, columns)
-        stacks.append(Stack(form, *(slice(a, b) for a, b in zip(starts, ends, strict=True))))
+        stacks.append(Stack(form, hidden, *(slice(a, b) for a, b in zip(starts, ends, strict=True))))
         tensors, rows, columns = ends
     return tuple(stacks)
 
@@ -263,7 +272,13 @@ def _meetings(forms: Sequence[Form]) -> _Meetings:
     return _Meetings(sizes, np.concatenate(entry), np.concatenate(target), pairs[:, 0], pairs[:, 1])
 
 
-def _static(space: WeightSpace, names: Sequence[str], forms: dict[str, Form]) -> list[list[float]]:
+def _static(
+    space: WeightSpace,
+    names: Sequence[str],
+    forms: dict[str, Form],
+    ends: Mapping[str, Sequence[bool]],
+    hidden: Mapping[str, bool],
+) -> list[list[float]]:
     """What never changes about each tensor: rank, sizes, taps, its place in the network, which axes are permuted.
 
     Its place: how many matrices there are; how many tensors meet the neurons of its rows, and of its columns (many
@@ -275,12 +290,6 @@ def _static(space: WeightSpace, names: Sequence[str], forms: dict[str, Form]) ->
         name: [{slot.table for slot in side} for side in (f.row_slots, f.column_slots)] for name, f in forms.items()
     }
     degrees = Counter(table for rows, columns in sides.values() for table in rows | columns)
-    guessed = knows_shapes_alone(space)
-    ends = (
-        guess_ends(space.shapes)
-        if guessed
-        else {k: [not has_group(leaves(a)) for a in axes] for k, axes in space.items()}
-    )
 
     def one(name: str) -> list[float]:
         shape, form, (rows, columns), end = space.shapes[name], forms[name], sides[name], ends[name]
@@ -293,8 +302,8 @@ def _static(space: WeightSpace, names: Sequence[str], forms: dict[str, Form]) ->
             float(bool(rows & columns)),
             float(any(end[:1])),
             float(any(end[1:2])),
-            end.count(False) / 3,
-            float(form.hidden and not (guessed and any(end[:2]))),
+            list(end).count(False) / 3,
+            float(hidden[name]),
         ]
 
     return [one(name) for name in names]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lopt.rules.neuron.chunks import Chunk, Run, chunks_of
 from lopt.rules.neuron.combine import COLUMNS, ROWS, Plan, brought_to
+from lopt.rules.neuron.deflate import deflate_in_place
 from lopt.rules.neuron.layout import Layout
 from lopt.rules.neuron.tokens import GG, GM, MM, MOMENTS, MS, SW, WW, M, V
 from lopt.rules.rule import Updates
@@ -134,8 +135,12 @@ class Memory:
                 if x.data_ptr() != y.data_ptr():
                     x.copy_(y.view(x.shape))
 
-    def combine(self, plan: Plan) -> Iterator[Updates]:
-        """The second pass: the updates of one tensor, or of a chunk of small ones, after the other."""
+    def combine(self, plan: Plan, subspaces: Mapping[str, Tensor]) -> Iterator[Updates]:
+        """The second pass: the updates of one tensor, or of a chunk of small ones, after the other.
+
+        Args:
+            subspaces: of the tensors whose updates are deflated; advanced.
+        """
         layout, names = self.layout, self.layout.names
         members: dict[int, list[Chunk]] = {}
         for chunk in self._chunks:
@@ -151,10 +156,11 @@ class Memory:
             for chunk, part in zip(chunks, out[:used].split([chunk.size for chunk in chunks]), strict=True):
                 self._combine(chunk, plan, part, scratch, spread)
             parts = out[:used].split(held[tensors])
+            directions = [x.view(local(p).shape) for x, p in zip(parts, self._params[tensors], strict=True)]
+            deflate_in_place(layout, tensors, directions, self._params[tensors], subspaces)
             squares = torch.stack(_torch._foreach_norm(parts)).square()
             add_over([squares] if names[start] in self._shards else [], self._group)
             factors = brought_to(plan.scales[tensors], squares * layout.inverse_size[layout.n_entries :][tensors])
-            directions = [x.view(local(p).shape) for x, p in zip(parts, self._params[tensors], strict=True)]
             pairs = zip(directions, self._params[tensors], strict=True)
             yield Updates(names[tensors], [distribute_like(x, p) for x, p in pairs], factors.unbind(0))
             start = tensors.stop

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from lopt.rules.neuron.combine import Plan, brought_to
 from lopt.rules.neuron.layout import Layout, Stack
-from lopt.rules.neuron.orthogonalise import orthogonal_direction
 
 
 class Advanced(NamedTuple):
@@ -62,27 +61,16 @@ def sums_of(stacks: Iterable[Sequence[Tensor]]) -> Tensor:
     return torch.cat(rows + columns, 1)
 
 
-def combine(layout: Layout, stack: Stack, plan: Plan, x: Advanced, orthogonal: bool) -> Tensor:
-    """The updates of a stack: the formula of combine.py, or what `orthogonal_updates` says. [b, r, c].
-
-    Args:
-        orthogonal: hidden matrices move along the orthogonalised momentum.
-    """
-    if orthogonal and stack.form.hidden:
-        return orthogonal_updates(layout, stack, plan, x.m)
+def combine(layout: Layout, stack: Stack, plan: Plan, x: Advanced) -> Tensor:
+    """The updates of a stack, not yet of RMS 1: the formula of combine.py. [b, r, c]."""
     b, r, c = x.g.shape
     a = [row.reshape(b, r, 1) for row in plan.rows[:, stack.rows].unbind(0)]
     d = [column.reshape(b, 1, c) for column in plan.columns[:, stack.columns].unbind(0)]
     adaptive = (x.g * a[0] + x.m * a[1] + x.s * a[2]) * torch.rsqrt(x.v * a[6] + plan.floor)
-    return _scaled(layout, stack, plan, d[1] * (adaptive + x.w * a[3] + x.m * (a[4] + a[5] * d[0]) + a[7]) + d[2])
+    return d[1] * (adaptive + x.w * a[3] + x.m * (a[4] + a[5] * d[0]) + a[7]) + d[2]
 
 
-def orthogonal_updates(layout: Layout, stack: Stack, plan: Plan, m: Tensor) -> Tensor:
-    """The updates of a stack of hidden matrices along their orthogonalised momenta. [b, r, c] -> the same."""
-    return _scaled(layout, stack, plan, orthogonal_direction(m))
-
-
-def _scaled(layout: Layout, stack: Stack, plan: Plan, u: Tensor) -> Tensor:
+def scaled(layout: Layout, stack: Stack, plan: Plan, u: Tensor) -> Tensor:
     """Each tensor of a stack brought to its learned RMS."""
     inverse = layout.inverse_size[layout.n_entries :][stack.tensors]
     squares = u.square().sum((-2, -1)).reshape(stack.n_tensors, stack.form.batch).sum(-1)

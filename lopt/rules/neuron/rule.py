@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -12,12 +12,15 @@ from torch import Tensor
 from lopt.errors import InvalidInput
 from lopt.rules.moments import check_decay
 from lopt.rules.neuron.combine import Plan, make_plan
+from lopt.rules.neuron.deflate import MOST, SUBSPACE, deflate, first_subspace, rank_of, subspaces_of
+from lopt.rules.neuron.form import form_of
 from lopt.rules.neuron.hidden import hidden_updates
 from lopt.rules.neuron.kernels import memory_of
-from lopt.rules.neuron.layout import Layout, layout_of
+from lopt.rules.neuron.layout import Layout, Stack, layout_of
 from lopt.rules.neuron.network import TokenNetwork
+from lopt.rules.neuron.orthogonalise import orthogonal_direction
 from lopt.rules.neuron.passes import KEYS
-from lopt.rules.neuron.pure import advance, combine, stacked, sums_of, unstacked
+from lopt.rules.neuron.pure import Advanced, advance, combine, scaled, stacked, sums_of, unstacked
 from lopt.rules.neuron.tokens import (
     follow_loss,
     global_features,
@@ -27,7 +30,7 @@ from lopt.rules.neuron.tokens import (
     tensor_features,
 )
 from lopt.rules.rule import Clock, State, Tensors, UpdateRule, Updates
-from lopt.rules.sharded import device_of, is_distributed
+from lopt.rules.sharded import device_of, is_distributed, whole
 from lopt.weight_space import WeightSpace
 
 _torch: Any = torch  # the foreach operators have no public names
@@ -73,10 +76,14 @@ class Neuron(UpdateRule):
         eps: ε, above 0: gradients below this share of their tensor's RMS count as this share.
         orthogonalise: move hidden matrices (both axes hold groups; a convolution counts as (out, in * taps)) along
             Muon's orthogonalised momentum: it is d there, and of the learned numbers σ alone counts. Give the true
-            weight space: in the default one all axes are groups, so first, last and embedding layers count as hidden,
-            too. It costs 15 matrix products a step and matrix.
+            weight space: in the default one inputs and outputs of the network are guessed from sizes (ends.py). It
+            costs 15 matrix products a step and matrix.
+        deflation: bring down so many of the largest singular values of d, at most 8 and a quarter of all, in hidden
+            matrices (deflate.py): d takes fewer steps along the same few directions. It costs three products with a
+            matrix of so many columns, and does nothing beside `orthogonalise`.
 
     State: "momentum", "slow_momentum", "second_moment", and "loss" (four numbers), 12 bytes a parameter in float32.
+        With deflation "subspace", too: so many numbers for each row or column of a hidden matrix's shorter side.
 
     Raises:
         InvalidInput: an argument out of its range.
@@ -97,6 +104,7 @@ class Neuron(UpdateRule):
         second_decay: float = 0.999,
         eps: float = 1e-4,
         orthogonalise: bool = False,
+        deflation: int = 0,
     ) -> None:
         super().__init__()
         if len(decays) != 2:
@@ -106,6 +114,8 @@ class Neuron(UpdateRule):
         for name, count, least in (("width", width, 1), ("rounds", rounds, 0)):
             if count < least:
                 raise InvalidInput(f"{name}: {count}; it must be at least {least}")
+        if not 0 <= deflation <= MOST:
+            raise InvalidInput(f"deflation: {deflation}; it must be 0, which is none, to {MOST}")
         if not 0 < eps < math.inf:
             raise InvalidInput(f"eps: {eps}; it must be above 0 and finite")
         self._arguments = {
@@ -115,9 +125,11 @@ class Neuron(UpdateRule):
             "second_decay": second_decay,
             "eps": eps,
             "orthogonalise": orthogonalise,
+            "deflation": deflation,
         }
         self._decays = (*decays, second_decay)
         self._eps, self._orthogonalise = eps, orthogonalise
+        self._deflation = 0 if orthogonalise else deflation
         self.network = TokenNetwork(width, rounds)
 
     @property
@@ -127,13 +139,16 @@ class Neuron(UpdateRule):
     def init_state(self, space: WeightSpace, params: Mapping[str, Tensor]) -> State:
         dtype = self._dtype
 
-        def entries(p: Tensor) -> Tensors:
+        def entries(name: str, p: Tensor) -> Tensors:
             zeros = {key: torch.zeros_like(p, dtype=dtype, memory_format=torch.contiguous_format) for key in KEYS}
+            form = form_of(name, space[name])
+            if rank := rank_of(form, self._deflation):
+                zeros[SUBSPACE] = first_subspace(form, whole(p.detach()).to(dtype), rank)
             step = torch.zeros((), dtype=torch.float32, device=p.device)
             loss = torch.zeros(4, dtype=dtype, device=p.device)
             return {"step": step, **zeros, "loss": loss}
 
-        return State({name: entries(p) for name, p in params.items()}, {})
+        return State({name: entries(name, p) for name, p in params.items()}, {})
 
     def forward(
         self,
@@ -157,12 +172,16 @@ class Neuron(UpdateRule):
         updates, following = {}, {}
         counters = zip(layout.names, steps.float().unbind(0), losses.unbind(0), strict=True)
         for stack, x in zip(layout.stacks, advanced, strict=True):
-            found = (combine(layout, stack, plan, x, self._orthogonalise), x.m, x.s, x.v)
+            names = layout.names[stack.tensors]
+            old = [state.tensors[k].get(SUBSPACE) for k in names]
+            u, subspaces = self._directions(layout, stack, plan, x, old)
+            found = (scaled(layout, stack, plan, u), x.m, x.s, x.v)
             pieces = [unstacked(layout, stack, y) for y in found]
-            for update, *moments in zip(*pieces, strict=True):
+            for update, *moments, subspace in zip(*pieces, subspaces, strict=True):
                 name, step, loss = next(counters)
                 updates[name] = update
-                following[name] = {"step": step, **dict(zip(KEYS, moments, strict=True)), "loss": loss}
+                more = {} if subspace is None else {SUBSPACE: subspace}
+                following[name] = {"step": step, **dict(zip(KEYS, moments, strict=True)), **more, "loss": loss}
         return {k: updates[k] for k in params}, State({k: following[k] for k in params}, state.scalars)
 
     @torch.no_grad()
@@ -181,7 +200,7 @@ class Neuron(UpdateRule):
         plan = self._think(layout, memory.advance(self._gains), steps, losses, clock)
         _torch._foreach_copy_([state.tensors[k]["step"] for k in layout.names], steps.unbind(0))
         _torch._foreach_copy_([state.tensors[k]["loss"] for k in layout.names], losses.unbind(0))
-        yield from memory.combine(plan)
+        yield from memory.combine(plan, subspaces_of(layout, state.tensors))
         if self._orthogonalise:
             yield from hidden_updates(layout, plan, params, state.tensors)
 
@@ -192,6 +211,18 @@ class Neuron(UpdateRule):
     @property
     def _gains(self) -> list[float]:
         return [1 - decay for decay in self._decays]
+
+    def _directions(
+        self, layout: Layout, stack: Stack, plan: Plan, x: Advanced, subspaces: Sequence[Tensor | None]
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """The updates of a stack before they are brought to their size, [b, r, c], and the next subspaces."""
+        if stack.hidden and self._orthogonalise:
+            return orthogonal_direction(x.m), subspaces
+        u, held = combine(layout, stack, plan, x), [y for y in subspaces if y is not None]
+        if not (stack.hidden and held):
+            return u, subspaces
+        u, p = deflate(u, torch.cat(held))
+        return u, p.split(stack.form.batch)
 
     def _counters(self, layout: Layout, state: State, clock: Clock) -> tuple[Tensor, Tensor]:
         """The number of this update for each tensor [T], and what it remembers of the loss [T, 4]."""

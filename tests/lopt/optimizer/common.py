@@ -7,7 +7,8 @@ from torch.nn import functional as F
 from lopt import WeightSpace
 from lopt.rules import RULES, Adam, Clock, Functional, Neuron, PerParameter, UpdateRule
 
-LR = {"sgdm": 0.01, "adam": 0.01, "per_parameter": 0.5, "functional": 0.5, "neuron": 0.01, "neuron_orthogonal": 0.01}
+NEURONS = {"neuron": {}, "neuron_orthogonal": {"orthogonalise": True}, "neuron_deflated": {"deflation": 8}}
+LR = {"sgdm": 0.01, "adam": 0.01, "per_parameter": 0.5, "functional": 0.5, **dict.fromkeys(NEURONS, 0.01)}
 ANY_NETWORK = [name for name in RULES if name != "functional"]  # the rules that are not made for one network
 
 
@@ -23,9 +24,9 @@ def build(name: str, model: nn.Module) -> UpdateRule:
         return Functional(WeightSpace.linear_stack(dict(model.named_parameters())), width=8, layers=2)
     if name == "per_parameter":
         return PerParameter(width=8, layers=2)
-    if name not in ("neuron", "neuron_orthogonal"):
+    if name not in NEURONS:
         return RULES[name]()
-    rule = Neuron(width=8, rounds=1, orthogonalise=name != "neuron")
+    rule = Neuron(width=8, rounds=1, **NEURONS[name])
     with torch.no_grad():  # its heads start at zero
         for p in rule.parameters():
             p.add_(0.05 * torch.randn_like(p))

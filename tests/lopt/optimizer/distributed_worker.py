@@ -28,7 +28,7 @@ from lopt import LearnedOptimizer
 
 common = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("common.py"))))
 STEPS = 4
-SHARDED = ("sgdm", "adam", "neuron", "neuron_orthogonal", "per_parameter")
+SHARDED = ("sgdm", "adam", *common.NEURONS, "per_parameter")
 
 
 def network() -> nn.Sequential:
@@ -147,7 +147,7 @@ def main(folder: Path, rank: int, world: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     found: dict[tuple[str, str], Any] = {}
-    for name in (*common.ANY_NETWORK, "neuron_orthogonal"):
+    for name in {**dict.fromkeys(common.ANY_NETWORK), **common.NEURONS}:
         found[name, "ddp"] = parallel(name, "ddp", rank, world)
         if name in SHARDED:
             found[name, "fsdp"] = parallel(name, "fsdp", rank, world)

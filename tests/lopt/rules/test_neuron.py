@@ -18,7 +18,7 @@ from lopt.rules import Clock, Neuron, State
 from lopt.rules.neuron import layout as layout_module
 from lopt.rules.neuron.chunks import chunks_of
 from lopt.rules.neuron.combine import bounded_scale
-from lopt.rules.neuron.form import ROLES
+from lopt.rules.neuron.form import ROLES, form_of
 from lopt.rules.neuron.layout import COUNT, Layout, layout_of
 from lopt.rules.neuron.orthogonalise import orthogonalise
 from lopt.rules.neuron.passes import add_sums
@@ -50,7 +50,10 @@ SPACES = {
     "inside out": {"w": "d[H]:3, H:2", "x": "e:4, d[H]:3, 2, H:2"},
     "twice": {"hh": "H:2, d[H]:3, H:2, d[H]:3", "flat": "H:2*d[H]:3, H:2*d[H]:3", "b": "H:2*d[H]:3*H:2, 3"},
     "by shapes": {"w": "a:4, b:3, c:3, d:2", "b": "e:4", "s": ""},
+    "large": {"tall": "a:21, b:13", "wide": "b:13, a:21", "again": "a:21, b:13", "heads": "G:2*d[G]:9, e[G]:8"},
 }  # fmt: skip
+WAYS = {"": {}, "orthogonalised": {"orthogonalise": True}, "deflated": {"deflation": 8}}  # of hidden matrices
+ways = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -115,9 +118,22 @@ def gap(came, wanted) -> float:
 
 def permute_state(space: WeightSpace, state: State, p: Mapping[str, Tensor]) -> State:
     def one(name: str, key: str, x: Tensor) -> Tensor:
+        if key == "subspace":
+            return permute_subspace(space, name, x, p)
         return x if key in ("step", "loss") else space.permute({name: x}, p)[name]
 
     return State({k: {key: one(k, key, x) for key, x in v.items()} for k, v in state.tensors.items()}, {})
+
+
+def permute_subspace(space: WeightSpace, name: str, x: Tensor, p: Mapping[str, Tensor]) -> Tensor:
+    """Each row of a subspace [b, r, c] stands along the rows or columns of the parameter, and permutes as they do."""
+    form = form_of(name, space[name])
+    wide, found = form.rows < form.columns, []
+    for row in x.unbind(1):
+        everywhere = (row[:, :, None] if wide else row[:, None, :]).expand(form.shape)
+        moved = space.permute({name: everywhere.reshape(space.shapes[name])}, p)[name].reshape(form.shape)
+        found.append(moved[:, :, 0] if wide else moved[:, 0, :])
+    return torch.stack(found, 1)
 
 
 @pytest.fixture(params=SPACES)
@@ -193,10 +209,10 @@ def symmetry_error(rule: Neuron, space: WeightSpace, dtype: torch.dtype, group: 
     return worst
 
 
-@pytest.mark.parametrize("orthogonal", [False, True], ids=["", "orthogonalised"])
+@ways
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_equivariant_under_the_whole_group(space, dtype, orthogonal):
-    assert symmetry_error(neuron(orthogonalise=orthogonal), space, dtype) < TOLERANCE[dtype]
+def test_equivariant_under_the_whole_group(space, dtype, way):
+    assert symmetry_error(neuron(**way), space, dtype) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize(
@@ -249,12 +265,12 @@ def test_equal_layers_run_as_one(monkeypatch):
 # --- the same step in other ways -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("orthogonal", [False, True], ids=["", "orthogonalised"])
+@ways
 @pytest.mark.parametrize(
     ("dtype", "tolerance", "full"), [(torch.float64, 1e-12, True), (torch.float32, 2e-5, False)], ids=["64", "32"]
 )
-def test_in_place_it_takes_the_same_steps(space, dtype, tolerance, orthogonal, full):
-    rule, params = neuron(orthogonalise=orthogonal).to(dtype), tensors(space, 0, dtype)
+def test_in_place_it_takes_the_same_steps(space, dtype, tolerance, way, full):
+    rule, params = neuron(**way).to(dtype), tensors(space, 0, dtype)
     gradients, times = [tensors(space, s, dtype) for s in range(1, 6)], clocks(5, full)
     wanted = run(rule, space, params, gradients, times)
     came = run_in_place(rule, space, params, gradients, times)
@@ -262,12 +278,12 @@ def test_in_place_it_takes_the_same_steps(space, dtype, tolerance, orthogonal, f
     assert gap(came[1].tensors, wanted[1].tensors) < tolerance
 
 
-@pytest.mark.parametrize("orthogonal", [False, True], ids=["", "orthogonalised"])
+@ways
 @pytest.mark.parametrize("limit", [1, 7, 64, 1000])
-def test_in_place_whatever_the_chunks(monkeypatch, limit, orthogonal):
+def test_in_place_whatever_the_chunks(monkeypatch, limit, way):
     monkeypatch.setattr("lopt.rules.neuron.passes._chunk_size", lambda device: limit)
     monkeypatch.setattr("lopt.rules.neuron.hidden._TOGETHER", limit)
-    rule = neuron(orthogonalise=orthogonal)
+    rule = neuron(**way)
     for axes in SPACES.values():
         space = WeightSpace(axes)
         params, gradients = tensors(space, 0), [tensors(space, s) for s in (1, 2)]
@@ -301,9 +317,9 @@ def test_in_place_with_other_orders_of_memory():
     assert gap(state.tensors, wanted[1].tensors) < 1e-12
 
 
-@pytest.mark.parametrize("orthogonal", [False, True], ids=["", "orthogonalised"])
-def test_a_population_is_a_loop(space, orthogonal):
-    rules = [neuron(seed, orthogonalise=orthogonal) for seed in range(3)]
+@ways
+def test_a_population_is_a_loop(space, way):
+    rules = [neuron(seed, **way) for seed in range(3)]
     params, gradients = tensors(space, 0, torch.float64, 3), [tensors(space, 1 + s, torch.float64, 3) for s in range(3)]
     theta, _ = stack_module_state(rules)
     losses, horizons = torch.randn(3, 3, generator=generator(), dtype=torch.float64), torch.tensor([5.0, 9.0, 20.0])
@@ -338,13 +354,13 @@ def test_compiled_it_is_one_graph():
     assert gap(compiled(*inputs), wanted) < 1e-12
 
 
-@pytest.mark.parametrize("orthogonal", [False, True], ids=["", "orthogonalised"])
+@ways
 @pytest.mark.parametrize("limit", [5, 32_768])
-def test_the_sums_of_all_shards_are_those_of_the_whole(space, limit, orthogonal):
+def test_the_sums_of_all_shards_are_those_of_the_whole(space, limit, way):
     """Every weight is in one chunk of one process, with its own row and column, wherever the first axis is cut; none
     holds both a hidden matrix and another tensor where these move in other ways."""
     layout = layout_of(space, torch.device("cpu"), torch.float64)
-    stop = layout.n_others if orthogonal else len(layout.names)
+    stop = layout.n_others if way.get("orthogonalise") else len(layout.names)
     numbers = {k: torch.randn((MOMENTS, *shape), dtype=torch.float64) for k, shape in space.shapes.items()}
     wanted = sums_of(
         [

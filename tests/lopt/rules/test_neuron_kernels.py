@@ -22,18 +22,18 @@ from lopt.rules.neuron import rule as rule_module
 from lopt.rules.neuron.kernels import choose, cpu, gpu, kernels_here, native
 from lopt.rules.neuron.passes import KEYS, Memory
 from lopt.rules.rule import State
-from tests.lopt.rules.test_neuron import SPACES, clocks, gap, neuron, run, run_in_place, tensors
+from tests.lopt.rules.test_neuron import SPACES, WAYS, clocks, gap, neuron, run, run_in_place, tensors, ways
 
 TOLERANCE = 1e-5
 MORE_SPACES = {
     **SPACES,
-    "large": {"w": "a:61, b:303", "bias": "a:61", "long": "c:3000", "conv": "b:303, a:61, 3"},
+    "larger": {"w": "a:61, b:303", "bias": "a:61", "long": "c:3000", "conv": "b:303, a:61, 3"},
     "odd": {"w": "a:19, b:37", "bias": "a:19", "long": "c:140"},
     "empty": {"w": "a:0, b:3", "v": "b:3, a:0", "s": "", "u": "b:3"},
     "ones": {"w": "a:1, b:1", "v": "a:1", "s": ""},
     "hidden": {"w": "a:4, b:3", "v": "b:3, a:4"},
 }
-FOR_TRITON = ("odd", "grouped", "empty", "ones", "hidden")
+FOR_TRITON = ("odd", "large", "grouped", "empty", "ones", "hidden")
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
@@ -43,10 +43,10 @@ def differences(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     steps: int = 2,
-    orthogonal: bool = False,
+    **arguments,
 ) -> float:
     """Of some steps of the rule in place from those of its pure form: the larger one of the updates and the state."""
-    rule = neuron(orthogonalise=orthogonal).float().to(device)
+    rule = neuron(**arguments).float().to(device)
     every = [tensors(space, s, torch.float32) for s in range(1 + steps)]
     params, *gradients = ({k: x.to(device, dtype) for k, x in some.items()} for some in every)
     times = [clock._replace(**{k: x.to(device) for k, x in clock._asdict().items()}) for clock in clocks(steps)]
@@ -76,10 +76,10 @@ def used(monkeypatch) -> list[type]:
 
 
 @needs_compiler
-@pytest.mark.parametrize("orthogonal", [False, True], ids=["", "orthogonalised"])
+@ways
 @pytest.mark.parametrize("name", MORE_SPACES)
-def test_values_on_a_cpu(name, orthogonal, used):
-    assert differences(WeightSpace(MORE_SPACES[name]), steps=4, orthogonal=orthogonal) < TOLERANCE
+def test_values_on_a_cpu(name, way, used):
+    assert differences(WeightSpace(MORE_SPACES[name]), steps=4, **way) < TOLERANCE
     assert set(used) == {cpu.NativeMemory}
 
 
@@ -94,9 +94,9 @@ def test_values_whatever_the_parts(monkeypatch, part):
     }.items():
         monkeypatch.setattr(cpu, key, value)
     monkeypatch.setattr(hidden, "_TOGETHER", part)
-    for name in ("large", "attention", "grouped", "empty"):
-        for orthogonal in (False, True):
-            assert differences(WeightSpace(MORE_SPACES[name]), orthogonal=orthogonal) < TOLERANCE
+    for name in ("large", "larger", "attention", "grouped", "empty"):
+        for way in WAYS.values():
+            assert differences(WeightSpace(MORE_SPACES[name]), **way) < TOLERANCE
 
 
 @needs_compiler
@@ -110,7 +110,8 @@ def test_bfloat16_on_a_cpu(used):
 def test_the_number_of_threads_does_not_change_a_bit(monkeypatch):
     monkeypatch.setattr(cpu, "_PART", 1000)
     monkeypatch.setattr(cpu, "_table_of", inspect.unwrap(cpu._table_of))
-    space, rule, threads, found = WeightSpace(MORE_SPACES["large"]), neuron().float(), torch.get_num_threads(), []
+    space, rule = WeightSpace(MORE_SPACES["larger"]), neuron(deflation=8).float()
+    threads, found = torch.get_num_threads(), []
     params, *gradients = (tensors(space, s, torch.float32) for s in range(4))
 
     # the functional between the passes is PyTorch's, which may sum in another order: it has one thread throughout
@@ -230,28 +231,29 @@ def test_triton_in_its_interpreter():
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
     done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["same"] * 4 * len(FOR_TRITON)
+    assert done.stdout.split() == ["same"] * 2 * len(WAYS) * len(FOR_TRITON)
 
 
 def compare_triton() -> None:
-    """What the test above runs: two dtypes of some spaces, with and without orthogonalised directions."""
+    """What the test above runs: two dtypes of some spaces, in all ways to move hidden matrices."""
     rule_module.memory_of = gpu.TritonMemory
-    for name, dtype, orthogonal in itertools.product(FOR_TRITON, (torch.float32, torch.bfloat16), (False, True)):
-        apart = differences(WeightSpace(MORE_SPACES[name]), dtype=dtype, orthogonal=orthogonal)
-        print("same" if apart < TOLERANCE else f"{name} {dtype} {orthogonal} {apart}")
+    for name, dtype, way in itertools.product(FOR_TRITON, (torch.float32, torch.bfloat16), WAYS):
+        apart = differences(WeightSpace(MORE_SPACES[name]), dtype=dtype, **WAYS[way])
+        print("same" if apart < TOLERANCE else f"{name} {dtype} {way} {apart}")
 
 
 @needs_cuda
+@ways
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", MORE_SPACES)
-def test_values_on_a_gpu(name, dtype, used):
-    assert differences(WeightSpace(MORE_SPACES[name]), "cuda", dtype) < 10 * TOLERANCE
+def test_values_on_a_gpu(name, dtype, way, used):
+    assert differences(WeightSpace(MORE_SPACES[name]), "cuda", dtype, **way) < 10 * TOLERANCE
     assert set(used) == {gpu.TritonMemory if importlib.util.find_spec("triton") else Memory}
 
 
 @needs_cuda
 def test_a_step_on_a_gpu_does_not_wait():
-    space, rule = WeightSpace(MORE_SPACES["large"]), neuron().float().cuda()
+    space, rule = WeightSpace(MORE_SPACES["larger"]), neuron(deflation=8).float().cuda()
     params, grads = ({k: x.cuda() for k, x in tensors(space, s, torch.float32).items()} for s in range(2))
     state, clock = rule.init_state(space, params), clocks(1, full=False)[0]
     clock = clock._replace(step=clock.step.cuda())

@@ -19,11 +19,14 @@ import torch
 from torch import Tensor
 
 from lopt.rules.neuron.combine import Plan, brought_to
+from lopt.rules.neuron.deflate import SUBSPACE, deflate_in_place
 from lopt.rules.neuron.layout import Layout, once_a_layout
 from lopt.rules.neuron.passes import KEYS
 from lopt.rules.neuron.tokens import MOMENTS
 from lopt.rules.rule import Updates
 from lopt.rules.sharded import is_distributed
+
+_torch: Any = torch  # the foreach operators have no public names
 
 _READ = (torch.float32, torch.bfloat16, torch.float16)  # dtypes of weights and gradients; an index is a code
 _FIELDS = 8
@@ -77,7 +80,8 @@ def suits(
     if layout.device.type != "cuda" or layout.dtype != torch.float32:
         return False
     for name in layout.names:
-        p, g, moments = params[name], grads[name], [state[name][key] for key in KEYS]
+        p, g, own = params[name], grads[name], state[name]
+        moments = [own[key] for key in (*KEYS, SUBSPACE) if key in own]
         if p.dtype not in _READ or g.dtype != p.dtype or is_distributed(p):
             return False
         if any(x.dtype != torch.float32 for x in moments) or not all(x.is_contiguous() for x in (p, g, *moments)):
@@ -98,7 +102,7 @@ class TritonMemory:
         stop: int,
     ) -> None:
         self.layout, self._table, names = layout, _table_of(layout, stop), layout.names
-        self._shapes = [params[k].shape for k in names]
+        self._params = [params[k] for k in names]
         moments = [[state[k][key] for k in names] for key in KEYS]
         ordered = [[grads[k] for k in names], *moments, [params[k] for k in names]]
         codes = [_READ.index(x.dtype) for x in ordered[0]]
@@ -118,12 +122,14 @@ class TritonMemory:
             run.add_parts[(len(table.segments),)](table.segments, beside, sums, layout.n_entries, MOMENTS, _SPAN)
         return sums
 
-    def combine(self, plan: Plan) -> Iterator[Updates]:
-        """The second pass: all its updates at once."""
+    def combine(self, plan: Plan, subspaces: Mapping[str, Tensor]) -> Iterator[Updates]:
+        """The second pass: all its updates at once; those that have a subspace are deflated by PyTorch's operators."""
         layout, table, run = self.layout, self._table, kernels(self.layout.device)
         rows, columns, stop = plan.rows.contiguous(), plan.columns.contiguous(), len(table.names)
         out, count = torch.empty(table.out, device=layout.device), (table.n_parts,)
         squares, totals = out.new_empty(table.n_parts), out.new_zeros(stop)
+        sized = zip(out.split(layout.sizes[:stop]), self._params[:stop], strict=True)
+        directions = [x.view(p.shape) for x, p in sized]
         about = table.parts, self._addresses, len(layout.names)
         numbers = rows, rows.shape[1], columns, columns.shape[1], plan.floor
         if table.n_parts:
@@ -131,10 +137,13 @@ class TritonMemory:
                 tail = run.DTYPES[str(_READ[code])], _FIELDS, _ROWS, _BLOCK
                 run.combine[count](*about, *numbers, out, squares, code, *tail)
             run.add_squares[(stop,)](table.spans, squares, totals, _SPAN)
+            if subspaces:
+                deflate_in_place(layout, slice(0, stop), directions, self._params, subspaces)
+                others = layout.n_others
+                totals[others:] = torch.stack(_torch._foreach_norm(directions[others:])).square()
             factors = brought_to(plan.scales[:stop], totals * layout.inverse_size[layout.n_entries :][:stop])
             run.scale[count](table.parts, out, factors, _FIELDS, 8 * _SPAN)
-        directions = zip(out.split(layout.sizes[:stop]), self._shapes[:stop], strict=True)
-        yield Updates(table.names, [x.view(shape) for x, shape in directions])
+        yield Updates(table.names, directions)
 
 
 def _on_device(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:

@@ -24,5 +24,6 @@ def _declared(found: ctypes.CDLL) -> ctypes.CDLL:
     found.lopt_advance.argtypes = [*about, pointer, pointer, integer, integer, pointer, integer]
     second = [pointer, integer, pointer, integer, ctypes.c_float, pointer, pointer, integer]
     found.lopt_combine.argtypes = [*about, *second]
-    found.lopt_advance.restype = found.lopt_combine.restype = None
+    found.lopt_deflate.argtypes = [pointer, integer, pointer, integer]
+    found.lopt_deflate.restype = found.lopt_advance.restype = found.lopt_combine.restype = None
     return found

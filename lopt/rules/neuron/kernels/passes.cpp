@@ -9,6 +9,7 @@
 #include <cstring>
 #include <vector>
 
+#include "deflate.h"
 #include "threads.h"
 
 namespace {
@@ -166,5 +167,21 @@ void lopt_combine(const Part* parts, int64_t n_parts, const int64_t* table, int6
                        : combine_part<float>(parts[i], to, rows, n_rows, columns, n_columns, floor, out);
     });
     for (int64_t i = 0; i < n_parts; ++i) squares[parts[i].tensor] += static_cast<float>(found[i]);
+}
+
+// Deflates updates in place. squares: [T], gain the sums of squares of what comes out.
+void lopt_deflate(const lopt::Matrix* matrices, int64_t n, float* squares, int64_t threads) {
+    std::vector<double> found(n);
+    std::vector<int64_t> small;
+    int64_t together = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        if (matrices[i].size() < lopt::kAlone)
+            small.push_back(i), together += matrices[i].size();
+        else
+            found[i] = lopt::deflate(matrices[i], threads);
+    }
+    lopt::spread(small.size(), together < lopt::kAlone ? 1 : threads,
+                 [&](int64_t k) { found[small[k]] = lopt::deflate(matrices[small[k]], 1); });
+    for (int64_t i = 0; i < n; ++i) squares[matrices[i].tensor] += static_cast<float>(found[i]);
 }
 }
