@@ -115,8 +115,8 @@ def on_cpu(case: Case) -> list[Row]:
     model, cpu = with_gradients(case.make()), torch.device("cpu")
     space = lopt.trace(model, torch.zeros(case.example))
     rules: dict[str, tuple[UpdateRule, WeightSpace | None]] = {
-        "Neuron": (drawn(Neuron()), None),
-        "Neuron, traced space": (drawn(Neuron()), space),
+        "Neuron": (neuron(), None),
+        "Neuron, traced space": (neuron(), space),
         "our Adam": (Adam(), None),
     }
     if case.more:
@@ -133,7 +133,7 @@ def on_cpu(case: Case) -> list[Row]:
     for label in (FOREACH, *rules):
         found += memory(name, label, optimizers[label], count, label.startswith("Neuron"))
     if case.more:
-        rule = drawn(Neuron(orthogonalise=True))
+        rule = neuron(orthogonalise=True)
         check(rule, space, model)
         found += apart(name, model, rule, space, cpu)
     return found
@@ -146,7 +146,7 @@ def on_gpu(case: GpuCase, device: torch.device, bandwidth: float) -> list[Row]:
     Nothing is traced, so embeddings are orthogonalised, too.
     """
     torch.manual_seed(0)
-    rules: dict[str, tuple[UpdateRule, WeightSpace | None]] = {"Neuron": (drawn(Neuron()).to(device), None)}
+    rules: dict[str, tuple[UpdateRule, WeightSpace | None]] = {"Neuron": (neuron().to(device), None)}
     check(rules["Neuron"][0], None, with_gradients(case.make(2).to(device)))
     model = with_gradients(case.make(case.blocks).to(device))
     count = sum(p.numel() for p in model.parameters())
@@ -160,7 +160,7 @@ def on_gpu(case: GpuCase, device: torch.device, bandwidth: float) -> list[Row]:
             Row(name, f"{label}, {moved} bytes a parameter", reached, "of a copy's bandwidth", copied, "", None)
         )
     found += memory(name, "Neuron", optimizers["Neuron"], count, True)
-    return found + apart(name, model, drawn(Neuron(orthogonalise=True)).to(device), None, device)
+    return found + apart(name, model, neuron(orthogonalise=True).to(device), None, device)
 
 
 def apart(name: str, model: nn.Module, rule: UpdateRule, space: WeightSpace | None, device: torch.device) -> list[Row]:
@@ -220,7 +220,7 @@ def memory(name: str, label: str, optimizer: torch.optim.Optimizer, count: int, 
     state = sum(x.nbytes for entry in optimizer.state.values() for x in entry.values()) / count
     limit = (f"<= {EXTRA_GOAL}", extra <= EXTRA_GOAL) if aimed else ("", None)
     found = [Row(name, f"{label}, peak extra memory", extra, "bytes a parameter", "118 to 1,032", *limit)]
-    # a step counter and what is remembered of the loss belong to a tensor, not to its weights
+    # a step counter, what is remembered of the loss, and a subspace belong to a tensor or its neurons, not its weights
     limit = (f"<= {STATE_GOAL}", state <= 1.01 * STATE_GOAL) if aimed else ("", None)
     return [*found, Row(name, f"{label}, state", state, "bytes a parameter", "PyLO 16", *limit)]
 
@@ -255,6 +255,11 @@ def drawn(rule: UpdateRule) -> UpdateRule:
         for p in rule.parameters():
             p.add_(0.05 * torch.randn(p.shape, generator=generator).to(p))
     return rule
+
+
+def neuron(**arguments: bool) -> UpdateRule:
+    """The rule that ships, with another θ."""
+    return drawn(Neuron(**{**lopt.load_rule("neuron-1").arguments, **arguments}))
 
 
 def contenders(

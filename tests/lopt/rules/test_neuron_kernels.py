@@ -222,6 +222,30 @@ def test_without_a_working_compiler_there_are_no_kernels(trouble, monkeypatch, t
         assert build() is None
 
 
+@needs_compiler
+def test_threads_without_an_openmp_runtime(tmp_path):
+    """A program of its own, into which no PyTorch has brought one."""
+    source, made = tmp_path / "spread.cpp", tmp_path / "spread"
+    source.write_text(
+        """#include <cstdio>
+        #include "threads.h"
+        int main() {
+            std::atomic<int64_t> sum{0}, most{0}, now{0};
+            lopt::spread(100, 3, [&](int64_t i) {
+                int64_t running = ++now, known = most;
+                while (running > known && !most.compare_exchange_weak(known, running)) {}
+                std::this_thread::sleep_for(std::chrono::milliseconds(1));
+                sum += i, --now;
+            });
+            std::printf("%ld %d %d", long(sum), most > 1, lopt::region() == nullptr);
+        }"""
+    )
+    headers = Path(native.__file__).parents[2]
+    command = [str(compiler()), "-std=c++17", "-pthread", f"-I{headers}", str(source), "-o", str(made), "-ldl"]
+    subprocess.run(command, check=True)
+    assert subprocess.run([made], check=True, capture_output=True, text=True).stdout == "4950 1 1"
+
+
 # --- Triton ----------------------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@
 namespace lopt {
 
 constexpr float kGuard = 1e-25f, kKept = 1e-3f, kRidge = 1e-5f;  // as in moments.py and deflate.py
-constexpr int64_t kPart = 1 << 18, kAlone = 1 << 20;             // weights of a part; those that are worth a thread
+constexpr int64_t kPart = 1 << 16, kAlone = 1 << 17;             // weights of a part; those that are worth a thread
 constexpr int kLanes = 8;
 
 struct Matrix {
