@@ -27,6 +27,7 @@ from lopt.weight_space import WeightSpace
 
 STATIC = 16  # features of a tensor that never change
 COUNT = 8  # among them: the number of matrices, and the tensor's place after it
+HIDDEN = 15  # the last: whether it is a hidden matrix
 LOSS_GAINS = (0.1, 0.01, 0.01)  # of the fast mean, the slow mean, the variance
 _SIZE_UNIT = 10.0  # of log sizes
 _COUNT_UNIT = 4.0  # of log counts

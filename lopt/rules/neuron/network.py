@@ -12,7 +12,8 @@ neurons of a table (or listing the tensors in another order) permutes the result
 linear map of a set (identity and mean); between tables and tensors it is a graph network on the graph of the
 architecture, with an edge for each axis. Nothing depends on the number or size of the tensors but
 for their features, which hold both. These also set the scale of the update directly, by a linear law of their
-logarithms, a power law, as width and depth do where a learning rate is transferred from one network to another by hand.
+logarithms, a power law, as width and depth do where a learning rate is transferred from one network to another by hand;
+that of hidden matrices, whose direction may be another, is the sum of this and one of their own.
 
 Legend: N neurons, K tables, T tensors, c width, R roles.
 """
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lopt.rules.neuron.form import ROLES
-from lopt.rules.neuron.layout import STATIC, Layout
+from lopt.rules.neuron.layout import HIDDEN, STATIC, Layout
 from lopt.rules.neuron.tokens import FEATURES, GLOBAL_FEATURES, TENSOR_FEATURES
 
 # Of the numbers for a tensor the first stand for directions, the last for these: see combine.py.
@@ -76,8 +77,10 @@ class TokenNetwork(nn.Module):
         self.tensor_head = nn.Linear(width, COEFFICIENTS)
         self.neuron_head = nn.Linear(width, _R)
         self.scale_law = nn.Linear(TENSOR_FEATURES, 1, bias=False)
-        for zeros in (*self.tensor_head.parameters(), *self.neuron_head.parameters(), *self.scale_law.parameters()):
-            nn.init.zeros_(zeros)
+        self.hidden_law = nn.Linear(STATIC, 1, bias=False)
+        for last in (self.tensor_head, self.neuron_head, self.scale_law, self.hidden_law):
+            for zeros in last.parameters():
+                nn.init.zeros_(zeros)
 
     def forward(self, layout: Layout, entries: Tensor, tensors: Tensor, time: Tensor) -> Heads:
         """entries [E, FEATURES], tensors [T, TENSOR_FEATURES], time [GLOBAL_FEATURES]."""
@@ -86,7 +89,9 @@ class TokenNetwork(nn.Module):
         x, t, g = F.relu(self.read_neurons(met)), F.relu(self.read_tensors(tensors)), F.relu(self.read_time(time))
         for layer in self.rounds:
             x, t, g = layer(layout, x, t, g)
-        return Heads(self.tensor_head(t).t(), self.scale_law(tensors)[:, 0], self.neuron_head(x))
+        place = tensors[:, FEATURES : FEATURES + STATIC]
+        law = self.scale_law(tensors) + place[:, HIDDEN : HIDDEN + 1] * self.hidden_law(place)
+        return Heads(self.tensor_head(t).t(), law[:, 0], self.neuron_head(x))
 
     @torch.no_grad()
     def change_scale(self, slopes: Tensor, shift: float, anneal: float = 1.0) -> None:

@@ -90,7 +90,7 @@ class Neuron(UpdateRule):
 
     >>> rule = Neuron()
     >>> sum(p.numel() for p in rule.parameters())
-    9865
+    9881
     """
 
     default_lr: ClassVar[float] = 1e-3

@@ -19,7 +19,7 @@ from lopt.rules.neuron import layout as layout_module
 from lopt.rules.neuron.chunks import chunks_of
 from lopt.rules.neuron.combine import bounded_scale
 from lopt.rules.neuron.form import ROLES, form_of
-from lopt.rules.neuron.layout import COUNT, Layout, layout_of
+from lopt.rules.neuron.layout import COUNT, HIDDEN, Layout, layout_of
 from lopt.rules.neuron.orthogonalise import orthogonalise
 from lopt.rules.neuron.passes import add_sums
 from lopt.rules.neuron.pure import stacked, sums_of
@@ -510,6 +510,7 @@ def test_a_tensor_does_not_depend_on_how_many_others_there_are_like_it():
     rule = neuron()
     for reading in (rule.network.read_tensors, rule.network.scale_law):
         reading.weight[:, FEATURES + COUNT] = 0
+    rule.network.hidden_law.weight[:, COUNT] = 0
     alone = run(rule, one, params, grads, clocks(3))[0]
 
     def twice(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -546,6 +547,17 @@ def test_the_law_of_the_scale():
         update = run(rule, space, tensors(space, 0), [tensors(space, 1)], clocks(1, full=False))[0][0]["0"]
         sizes.append(update.square().mean().sqrt())
     assert sizes[1] / sizes[0] == pytest.approx(bounded_scale(torch.tensor(exponent * math.log(3.0))).item(), rel=1e-6)
+
+
+def test_hidden_matrices_have_a_law_of_their_own():
+    space, rule = WeightSpace({"first": "h:6, in=3", "hidden": "k:5, h:6", "last": "out=2, k:5"}), neuron(None)
+    rule.network.hidden_law.weight[0, HIDDEN] = 0.7
+    rule.network.hidden_law.weight[0, COUNT] = -0.2
+    update = run(rule, space, tensors(space, 0), [tensors(space, 1)], clocks(1, full=False))[0][0]
+    wanted = bounded_scale(torch.tensor(0.7 - 0.2 * math.log(3) / 4, dtype=torch.float64))
+    torch.testing.assert_close(update["hidden"].square().mean().sqrt(), wanted)
+    for name in ("first", "last"):
+        torch.testing.assert_close(update[name].square().mean().sqrt(), torch.ones((), dtype=torch.float64))
 
 
 def test_parameters_may_come_and_go():
@@ -611,7 +623,8 @@ def test_updates_have_the_scale_that_the_heads_say(space, head, power):
     """It falls as a power of the time left, near the bound as well, and never grows beyond it."""
     rule = neuron()
     rule.network.tensor_head.weight[-2:] = 0
-    rule.network.scale_law.weight[:] = 0
+    for law in (rule.network.scale_law, rule.network.hidden_law):
+        law.weight[:] = 0
     rule.network.tensor_head.bias[-2:] = torch.tensor([head, power])
     for horizon in (None, 10.0, 2.0, 1.0):
         times = [Clock(time.step, None if horizon is None else torch.tensor(horizon)) for time in clocks(3)]
