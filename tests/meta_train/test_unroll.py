@@ -1,10 +1,12 @@
 """The vmapped population against a plain loop over particles."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from lopt import WeightSpace
-from lopt.rules import SGDM, Adam, Clock, Functional, PerParameter
+from lopt.rules import SGDM, Adam, Clock, Functional, Neuron, PerParameter
 from meta_train.unroll import draw, evaluate, start, unroll
 from tasks import ImageMLP, LossScaling, Quadratic
 
@@ -16,7 +18,7 @@ DOUBLE = torch.float64
 def task(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOPT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield ImageMLP(hidden=(6,), batch_size=8, dtype=DOUBLE).sample(torch.Generator().manual_seed(0))
+        yield ImageMLP(hidden=(8, 8), batch_size=8, dtype=DOUBLE).sample(torch.Generator().manual_seed(0))
 
 
 def generators(offset=0):
@@ -26,6 +28,7 @@ def generators(offset=0):
 def make_rule(name, task):
     torch.manual_seed(0)
     rules = {"sgdm": SGDM, "adam": Adam, "per_parameter": PerParameter, "functional": Functional}
+    rules["neuron"] = partial(Neuron, deflation=8)
     rule = rules[name](task.weight_space) if name == "functional" else rules[name]()
     return rule.to(DOUBLE)
 
@@ -45,7 +48,7 @@ def run_alone(rule, theta, task, params, drawn, lr, weight_decay, horizon):
     return params, torch.stack(losses)
 
 
-@pytest.mark.parametrize("name", ["sgdm", "adam", "per_parameter", "functional"])
+@pytest.mark.parametrize("name", ["sgdm", "adam", "per_parameter", "functional", "neuron"])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_each_particle_runs_as_if_alone(task, name, weight_decay):
     rule = make_rule(name, task)
@@ -119,7 +122,8 @@ def test_evaluate_is_the_loss_on_the_fixed_batch(task):
 
 
 def test_the_space_of_a_linear_stack(task):
-    expected = {"0.weight": "g0:6, in=64", "0.bias": "g0:6", "2.weight": "out=10, g0:6", "2.bias": "out=10"}
+    hidden = {"0.weight": "g0:8, in=64", "0.bias": "g0:8", "2.weight": "g1:8, g0:8", "2.bias": "g1:8"}
+    expected = {**hidden, "4.weight": "out=10, g1:8", "4.bias": "out=10"}
     assert task.weight_space == WeightSpace(expected)
 
 

@@ -1,15 +1,16 @@
 r"""Deflation: the largest singular values of an update are brought down to the size of the others.
 
-The gradient of a matrix has a few directions that are far larger than all others, and an update along it is an update
-along these. Muon brings all singular values to 1, by fifteen products of matrices. Deflation brings down the first few,
-which takes three products with a thin matrix P: its r columns, which are a part of the state, follow the first right
-singular vectors of the update X [n, c], n >= c, from step to step,
+The gradient of a matrix has a few directions that are far larger than all others, and steps along it are steps along
+these. Muon brings all singular values to 1, by fifteen products of matrices. Deflation brings down the first few, which
+takes three products with a thin matrix P: its r columns, which are a part of the state, follow the first right singular
+vectors of the update X [n, c], n >= c, from step to step,
 
     z_k = X p_k,    u = X - sum_k (1 - γ_k) z_k p_k^T,    γ_k = min(1, τ / |z_k|),    P <- orth(X^T Z),
 
 where τ is the root mean square of the other singular values, τ² (c - r) = |X|² - |Z|². The last is a step of orthogonal
-iteration (Golub and Van Loan, Matrix Computations, section 8.2.4), one at every step of training. A matrix with fewer
-rows than columns is transposed.
+iteration (Golub and Van Loan, Matrix Computations, section 8.2.4), one at every step of training, as in Dion (arXiv
+2504.05295), which takes orthonormal steps in the subspace and leaves the rest to later ones; here the rest is in the
+update, too. A matrix with fewer rows than columns is transposed.
 
 P begins with sums over the rows of functions of the weights, which permute with the neurons: so P does, too, and the
 update. It keeps a little of what it was, so that it is still there after gradients of zero.

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from lopt import InvalidInput, WeightSpace
 from lopt.rules import Neuron
@@ -96,6 +97,27 @@ def test_derivatives_are_finite_at_zero():
 def test_derivatives():
     x, p = matrices(1, 6, 5).requires_grad_(), start((1, 6, 5), 2).requires_grad_()
     assert torch.autograd.gradcheck(deflate, (x, p))
+
+
+def test_derivatives_through_steps():
+    """Of a sum over updates with respect to θ, along one direction, against central differences."""
+    space = WeightSpace({"first": "h:12, in=3", "hidden": "k:9, h:12", "last": "out=2, k:9"})
+    rule, params, gradients = neuron(deflation=8), tensors(space, 0), [tensors(space, s) for s in (1, 2, 3)]
+    theta = {name: p.detach() for name, p in rule.named_parameters()}
+    along = {name: torch.randn(p.shape, generator=generator(5), dtype=p.dtype) for name, p in theta.items()}
+
+    def total(x: Tensor) -> Tensor:
+        moved = {name: p + x * along[name] for name, p in theta.items()}
+        state, found = rule.init_state(space, params), torch.zeros((), dtype=torch.float64)
+        for grads, clock in zip(gradients, clocks(3), strict=True):
+            updates, state = functional_call(rule, moved, (space, params, grads, state, clock))
+            found = found + (updates["hidden"] * grads["hidden"]).sum()
+        return found
+
+    x = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    (came,) = torch.autograd.grad(total(x), x)
+    step = torch.tensor(1e-5, dtype=torch.float64)
+    torch.testing.assert_close(came, (total(step) - total(-step)).detach() / (2 * step), rtol=1e-5, atol=1e-7)
 
 
 def test_the_first_subspace():
