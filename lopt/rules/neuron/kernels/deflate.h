@@ -19,6 +19,7 @@ namespace lopt {
 
 constexpr float kGuard = 1e-25f, kKept = 1e-3f, kRidge = 1e-5f;  // as in moments.py and deflate.py
 constexpr int64_t kPart = 1 << 16, kAlone = 1 << 17;             // weights of a part; those that are worth a thread
+constexpr int64_t kParts = 16;                                   // of a matrix at most: each has sums of its own
 constexpr int kLanes = 8;
 
 struct Matrix {
@@ -44,7 +45,7 @@ inline float sum(Vector x) {
 }
 
 // N rows x, x + n, .. of length n meet the R rows of v [R, n]. Each of the three returns the sum of squares of x at its
-// end. Rows go in pairs where there are two: what is read of v then serves both.
+// end. Rows go in fours where there are as many: what is read of v then serves all of them.
 
 // out[i][k] = x[i] . v[k].
 template <int R, int N>
@@ -192,23 +193,23 @@ float change(const Matrix& m, int64_t first, float* x, const float* p, float* y,
 template <int R>
 double deflate(const Matrix& m, int64_t threads) {
     float *x = reinterpret_cast<float*>(m.x), *p = reinterpret_cast<float*>(m.p);
-    const int64_t n = m.columns, s = m.shorter(), parts = std::max<int64_t>(1, m.size() / kPart), summed = R * n;
-    const int64_t height = ((m.rows + parts - 1) / parts + 1) / 2 * 2;
+    const int64_t n = m.columns, s = m.shorter(), parts = std::clamp<int64_t>(m.size() / kPart, 1, kParts), summed = R * n;
+    const int64_t height = ((m.rows + parts - 1) / parts + 3) / 4 * 4;
     const bool wide = m.wide();
     // Tall: z [rows, R], and y [R, columns] summed over parts. Wide: y [R, rows], and z [R, columns] summed over parts.
     std::unique_ptr<float[]> beside(new float[R * m.rows]);
     std::vector<float> sums(summed * parts);
     std::vector<double> squares((R + 1) * parts), left(parts);
-    auto each = [&](int64_t part, auto&& two, auto&& one) {
+    auto each = [&](int64_t part, auto&& four, auto&& one) {
         const int64_t last = std::min(m.rows, (part + 1) * height);
         int64_t i = part * height;
-        for (; i + 1 < last; i += 2) two(i);
-        if (i < last) one(i);
+        for (; i + 3 < last; i += 4) four(i);
+        for (; i < last; ++i) one(i);
     };
     spread(parts, threads, [&](int64_t part) {
         float* own = sums.data() + part * summed;
         double* found = squares.data() + part * (R + 1);
-        each(part, [&](int64_t i) { look<R, 2>(m, i, x + i * n, p, beside.get(), own, found); },
+        each(part, [&](int64_t i) { look<R, 4>(m, i, x + i * n, p, beside.get(), own, found); },
              [&](int64_t i) { look<R, 1>(m, i, x + i * n, p, beside.get(), own, found); });
     });
     for (int64_t part = 1; part < parts; ++part) {
@@ -223,7 +224,7 @@ double deflate(const Matrix& m, int64_t threads) {
     rest = std::max(rest, 0.0) / (s - R);
     for (int k = 0; k < R; ++k) fall[k] = 1 - std::min(1.0, std::sqrt((rest + kGuard) / (squares[k] + kGuard)));
     spread(parts, threads, [&](int64_t part) {
-        each(part, [&](int64_t i) { left[part] += change<R, 2>(m, i, x + i * n, p, beside.get(), sums.data(), fall); },
+        each(part, [&](int64_t i) { left[part] += change<R, 4>(m, i, x + i * n, p, beside.get(), sums.data(), fall); },
              [&](int64_t i) { left[part] += change<R, 1>(m, i, x + i * n, p, beside.get(), sums.data(), fall); });
     });
     next_subspace<R>(wide ? beside.get() : sums.data(), s, p);
