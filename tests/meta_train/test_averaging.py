@@ -14,9 +14,9 @@ from lopt.rules.rule import UpdateRule
 from meta_train.averaging import average
 
 
-def fitted(seed: int) -> Neuron:
+def fitted(seed: int, **arguments) -> Neuron:
     torch.manual_seed(seed)
-    rule = Neuron()
+    rule = Neuron(**arguments)
     with torch.no_grad():
         for p in rule.parameters():
             p.normal_()
@@ -62,7 +62,7 @@ def test_what_has_no_mean_is_an_error():
 
 
 def test_the_command_writes_a_rule_with_a_card(tmp_path):
-    other = lopt.save_rule(tmp_path / "other.safetensors", fitted(0))
+    other = lopt.save_rule(tmp_path / "other.safetensors", fitted(0, **lopt.load_rule("neuron-1").arguments))
     command = [sys.executable, "-m", "meta_train.averaging", f"out={tmp_path / 'out'}", "weights=[3,1]"]
     done = subprocess.run([*command, f"sources=[neuron-1,{other}]"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
