@@ -24,7 +24,7 @@ from lopt.weight_space import WeightSpace
 LR = 1e-6  # so small that the weights stay where they are: the time should not depend on a run's fate
 WARM = 4  # steps before anything is compared
 TOLERANCE = 1e-5
-ADAM_BYTES, NEURON_BYTES = 28, 56  # a float32 parameter: what a step must read and write, in one pass and in two
+ADAM_BYTES, NEURON_BYTES = 28, 56  # a float32 parameter: what one pass, and two without deflation, read and write
 COPY = 1 << 28  # numbers that are copied to find the memory's bandwidth
 FOREACH, FUSED = "Adam(foreach)", "Adam(fused)"
 ORTHOGONAL = "Neuron, Muon's direction"
@@ -143,7 +143,6 @@ def on_gpu(case: GpuCase, device: torch.device, bandwidth: float) -> list[Row]:
     """Parameters and random gradients alone. The check runs on the first blocks: the pure form needs much memory.
 
     Muon's direction is not checked here: in bfloat16 two ways to the same momentum are further apart than is allowed.
-    Nothing is traced, so embeddings are orthogonalised, too.
     """
     torch.manual_seed(0)
     rules: dict[str, tuple[UpdateRule, WeightSpace | None]] = {"Neuron": (neuron().to(device), None)}

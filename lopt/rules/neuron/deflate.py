@@ -13,7 +13,9 @@ iteration (Golub and Van Loan, Matrix Computations, section 8.2.4), one at every
 update, too. A matrix with fewer rows than columns is transposed.
 
 P begins with sums over the rows of functions of the weights, which permute with the neurons: so P does, too, and the
-update. It keeps a little of what it was, so that it is still there after gradients of zero.
+update. It keeps a little of what it was, so that it is still there after gradients of zero. Where all weights are equal
+at first, as in a projection that begins at 0, these functions tell one direction alone. Rounding then chooses the others,
+and the update permutes with the neurons only once P has found the singular vectors.
 
 Legend: b matrices, r columns of P, [n, c] a matrix with n >= c.
 """
@@ -89,7 +91,7 @@ def deflate_in_place(
             held = [subspaces[name] for name in names]
             pairs = list(zip(directions[own], params[own], strict=True))
             x = [whole(distribute_like(d, p)).reshape(stack.form.shape) for d, p in pairs]
-            u, following = deflate(torch.cat(x), torch.cat(held))
+            u, following = deflate(torch.cat(x), torch.cat(held).to(layout.dtype))
             for (d, p), update in zip(pairs, u.split(stack.form.batch), strict=True):
                 d.copy_(local(part_of(update.reshape(p.shape), p)))
             _torch._foreach_copy_(held, following.split(stack.form.batch))

@@ -3,7 +3,9 @@
 In a weight space of shapes alone every axis is a group of its own, so none is fixed, and the matrix that writes the
 classes looks like any other. But how large its steps should be depends on that. A size that matrices write and none
 reads is an output; one that a single matrix reads and none writes is an input. The guess serves the features of a
-tensor, never the symmetry: where it is wrong, steps are of another size, and all else holds.
+tensor, and says which matrices are hidden ones, whose updates may be deflated or orthogonalised; it never decides the
+symmetry. Where it is wrong, steps are of another size or direction, and all else holds. A part of a traced space in
+which no group stands twice, such as a single hidden matrix, looks as if nobody had traced it.
 """
 
 from __future__ import annotations

@@ -221,7 +221,7 @@ class Neuron(UpdateRule):
         u, held = combine(layout, stack, plan, x), [y for y in subspaces if y is not None]
         if not (stack.hidden and held):
             return u, subspaces
-        u, p = deflate(u, torch.cat(held))
+        u, p = deflate(u, torch.cat(held).to(layout.dtype))
         return u, p.split(stack.form.batch)
 
     def _counters(self, layout: Layout, state: State, clock: Clock) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.lopt.optimizer.common import ANY_NETWORK
+from tests.lopt.optimizer.common import ANY_NETWORK, NEURONS
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 worker = SimpleNamespace(**runpy.run_path(str(WORKER)))
@@ -53,7 +53,7 @@ def test_something_happens():
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [(name, "ddp") for name in ANY_NETWORK]
+    [(name, "ddp") for name in {**dict.fromkeys(ANY_NETWORK), **NEURONS}]
     + [(name, kind) for name in worker.SHARDED for kind in ("fsdp", "wrapped later")],
 )
 def test_two_processes_make_the_updates_of_one(came, name, kind):

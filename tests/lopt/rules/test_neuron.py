@@ -283,6 +283,7 @@ def test_in_place_it_takes_the_same_steps(space, dtype, tolerance, way, full):
 def test_in_place_whatever_the_chunks(monkeypatch, limit, way):
     monkeypatch.setattr("lopt.rules.neuron.passes._chunk_size", lambda device: limit)
     monkeypatch.setattr("lopt.rules.neuron.hidden._TOGETHER", limit)
+    monkeypatch.setattr("lopt.rules.neuron.deflate._together", lambda device: limit)
     rule = neuron(**way)
     for axes in SPACES.values():
         space = WeightSpace(axes)
@@ -340,8 +341,10 @@ def test_a_population_is_a_loop(space, way):
         assert gap(tree_map(lambda x, i=i: x[i], (updates, state.tensors)), (alone[0][-1], alone[1].tensors)) < 1e-11
 
 
-def test_compiled_it_is_one_graph():
-    space, rule = WeightSpace(SPACES["convolution"]), neuron()
+@pytest.mark.parametrize("name", ["convolution", "large"])
+@ways
+def test_compiled_it_is_one_graph(name, way):
+    space, rule = WeightSpace(SPACES[name]), neuron(**way)
     params, grads = tensors(space, 0), tensors(space, 1)
     state = rule.init_state(space, params)
 

@@ -14,7 +14,7 @@ from lopt.rules.neuron.form import form_of
 from lopt.rules.neuron.kernels import native
 from tests.lopt.rules.test_neuron import clocks, gap, generator, neuron, permute_state, run, tensors
 
-ALONE = 1 << 20  # as kAlone in deflate.h: from so many weights on a matrix is cut into parts, which threads share
+ALONE = 1 << 17  # as kAlone in deflate.h: from so many weights on a matrix is cut into parts, which threads share
 
 
 def matrices(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -168,7 +168,7 @@ def test_the_size_of_the_update_is_the_learned_one():
 
 
 @pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
-@pytest.mark.parametrize("shape", [(1100, 1001), (1001, 1100), (3, ALONE // 2)])
+@pytest.mark.parametrize("shape", [(1100, 1001), (1001, 1100), (400, 401), (401, 400), (35, 9000), (4, ALONE // 2)])
 def test_large_matrices_are_shared_by_threads(shape):
     """The same bits with any number of threads, and what the operators give."""
     rank, library = min(8, min(shape) // 4) or 1, native.library()
@@ -185,6 +185,24 @@ def test_large_matrices_are_shared_by_threads(shape):
         assert gap((y, q), (wanted, following)) < 1e-4
         torch.testing.assert_close(squares[0], wanted.square().sum(), rtol=1e-4, atol=0)
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(other, found[0], strict=True))
+
+
+@pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
+def test_small_matrices_are_shared_by_threads():
+    library, found = native.library(), []
+    assert library is not None
+    xs = [matrices(1, 150, 100 + k, dtype=torch.float32) for k in range(12)]
+    ps = [followed(x, 8, 3) for x in xs]
+    assert sum(x.numel() for x in xs) > ALONE > max(x.numel() for x in xs)
+    for threads in (1, 2, 5):
+        held, squares = [(x.clone(), p.clone()) for x, p in zip(xs, ps, strict=True)], torch.zeros(len(xs))
+        table = [[x.data_ptr(), p.data_ptr(), *x.shape[1:], 8, k] for k, (x, p) in enumerate(held)]
+        table = np.array(table, dtype=np.int64)
+        library.lopt_deflate(table.ctypes.data, len(table), squares.data_ptr(), threads)
+        found.append((held, squares))
+    wanted = [deflate(x, p) for x, p in zip(xs, ps, strict=True)]
+    assert gap(found[0][0], wanted) < 1e-4
+    assert all(gap(other, found[0]) == 0 for other in found[1:])
 
 
 @pytest.mark.parametrize("deflation", [-1, 9])

@@ -193,7 +193,8 @@ float change(const Matrix& m, int64_t first, float* x, const float* p, float* y,
 template <int R>
 double deflate(const Matrix& m, int64_t threads) {
     float *x = reinterpret_cast<float*>(m.x), *p = reinterpret_cast<float*>(m.p);
-    const int64_t n = m.columns, s = m.shorter(), parts = std::clamp<int64_t>(m.size() / kPart, 1, kParts), summed = R * n;
+    const int64_t n = m.columns, s = m.shorter(), summed = R * n;
+    const int64_t parts = std::clamp<int64_t>(std::min(m.size() / kPart, m.rows / (4 * R)), 1, kParts);
     const int64_t height = ((m.rows + parts - 1) / parts + 3) / 4 * 4;
     const bool wide = m.wide();
     // Tall: z [rows, R], and y [R, columns] summed over parts. Wide: y [R, rows], and z [R, columns] summed over parts.
