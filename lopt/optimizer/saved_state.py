@@ -51,8 +51,8 @@ def hold(
         if came != keeps:
             raise InvalidInput(
                 f"state_dict: the state of parameter {name!r} is {came}, and the rule {type(rule).__name__} keeps "
-                f"{keeps} for it. Load the state of an optimizer with the same rule, with the same arguments and weight "
-                "space, on the same model"
+                f"{keeps} for it. Load the state of an optimizer with the same rule, with the same arguments and "
+                "weight space, on the same model"
             )
     return {name: _adopt(entry, wanted[name], params[name].device) for name, entry in saved.items()}
 

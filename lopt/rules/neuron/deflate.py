@@ -14,8 +14,8 @@ update, too. A matrix with fewer rows than columns is transposed.
 
 P begins with sums over the rows of functions of the weights, which permute with the neurons: so P does, too, and the
 update. It keeps a little of what it was, so that it is still there after gradients of zero. Where all weights are equal
-at first, as in a projection that begins at 0, these functions tell one direction alone. Rounding then chooses the others,
-and the update permutes with the neurons only once P has found the singular vectors.
+at first, as in a projection that begins at 0, these functions tell one direction alone. Rounding then chooses the
+others, and the update permutes with the neurons only once P has found the singular vectors.
 
 Legend: b matrices, r columns of P, [n, c] a matrix with n >= c.
 """
