@@ -22,7 +22,6 @@ Legend: b matrices, r columns of P, [n, c] a matrix with n >= c.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,7 +30,7 @@ from torch import Tensor
 
 from lopt.rules.moments import RMS_GUARD
 from lopt.rules.neuron.form import Form
-from lopt.rules.neuron.layout import Layout
+from lopt.rules.neuron.layout import Layout, handfuls
 from lopt.rules.rule import Tensors
 from lopt.rules.sharded import distribute_like, local, part_of, whole
 
@@ -81,13 +80,11 @@ def deflate_in_place(
         params: sharded as the updates are.
     """
     for stack in layout.stacks:
-        start, stop = max(stack.tensors.start, tensors.start), min(stack.tensors.stop, tensors.stop)
-        if start >= stop or layout.names[start] not in subspaces:
-            continue
-        step = max(1, _together(layout.device) // math.prod(stack.form.shape))
-        for first in range(start, stop, step):
-            names = layout.names[first : min(first + step, stop)]
-            own = slice(first - tensors.start, first - tensors.start + len(names))
+        for some in handfuls(stack, tensors, _together(layout.device)):
+            names = layout.names[some]
+            if names[0] not in subspaces:
+                continue
+            own = slice(some.start - tensors.start, some.stop - tensors.start)
             held = [subspaces[name] for name in names]
             pairs = list(zip(directions[own], params[own], strict=True))
             x = [whole(distribute_like(d, p)).reshape(stack.form.shape) for d, p in pairs]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
 from lopt.rules.neuron.combine import Plan
-from lopt.rules.neuron.layout import Layout, Stack
+from lopt.rules.neuron.layout import Layout, handfuls
 from lopt.rules.neuron.orthogonalise import orthogonal_direction
 from lopt.rules.neuron.passes import KEYS
 from lopt.rules.neuron.pure import scaled, stacked, unstacked
@@ -23,16 +22,9 @@ def hidden_updates(
 ) -> Iterator[Updates]:
     """The updates of all hidden matrices, from momenta that were advanced. Each process makes whole those it shares."""
     for stack in layout.stacks:
-        for part in _parts(stack) if stack.hidden else ():
+        for tensors in handfuls(stack, stack.tensors, _TOGETHER) if stack.hidden else ():
+            part = stack._replace(tensors=tensors)  # where its entries are does not matter here
             names = layout.names[part.tensors]
             momenta = stacked(layout, part, [whole(state[name][KEYS[0]]) for name in names])
             found = unstacked(layout, part, scaled(layout, part, plan, orthogonal_direction(momenta)))
             yield Updates(names, [part_of(u, params[name]) for name, u in zip(names, found, strict=True)])
-
-
-def _parts(stack: Stack) -> Iterator[Stack]:
-    """Fewer tensors at a time; where their entries are does not matter here."""
-    first, stop = stack.tensors.start, stack.tensors.stop
-    step = max(1, _TOGETHER // max(1, math.prod(stack.form.shape)))
-    for start in range(first, stop, step):
-        yield stack._replace(tensors=slice(start, min(stop, start + step)))

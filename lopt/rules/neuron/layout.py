@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -108,6 +108,14 @@ class Layout(NamedTuple):
     tensors_to_tables: Sums  # means, role by role: [T, c] -> [K R, c]
 
 
+def handfuls(stack: Stack, tensors: slice, most: int) -> Iterator[slice]:
+    """Those of some tensors that are in a stack, as many at a time as have at most so many weights, or one."""
+    start, stop = max(stack.tensors.start, tensors.start), min(stack.tensors.stop, tensors.stop)
+    step = max(1, most // max(1, math.prod(stack.form.shape)))
+    for first in range(start, stop, step):
+        yield slice(first, min(first + step, stop))
+
+
 _LAYOUTS = 16  # that are remembered, with what belongs to them
 _KEPT: deque[Layout] = deque(maxlen=_LAYOUTS)
 _Made = TypeVar("_Made")
@@ -149,8 +157,8 @@ def _build(space: WeightSpace, device: torch.device, dtype: torch.dtype) -> Layo
     alike: dict[tuple[int, ...], list[str]] = {}
     for name, form in forms.items():
         alike.setdefault((hidden[name], *form.shape), []).append(name)
-    members = [(key[0] > 0, alike[key]) for key in sorted(alike, key=lambda key: key[0])]
-    names = tuple(name for _, some in members for name in some)
+    members = [alike[key] for key in sorted(alike, key=lambda key: key[0])]
+    names = tuple(name for some in members for name in some)
     ordered = [forms[name] for name in names]
     tensor, size = _entries(ordered)
 
@@ -191,7 +199,7 @@ def _build(space: WeightSpace, device: torch.device, dtype: torch.dtype) -> Layo
         device=device,
         dtype=dtype,
         names=names,
-        stacks=_stacks(members, forms),
+        stacks=_stacks(members, forms, hidden),
         sizes=tuple(math.prod(form.shape) for form in ordered),
         n_others=sum(not hidden[name] for name in names),
         n_rows=n_rows,
@@ -218,9 +226,9 @@ def _fixed(space: WeightSpace) -> dict[str, list[bool]]:
     return {name: [not has_group(leaves(axis)) for axis in axes] for name, axes in space.items()}
 
 
-def _stacks(alike: Sequence[tuple[bool, Sequence[str]]], forms: dict[str, Form]) -> tuple[Stack, ...]:
+def _stacks(alike: Sequence[Sequence[str]], forms: dict[str, Form], hidden: Mapping[str, bool]) -> tuple[Stack, ...]:
     stacks, tensors, rows, columns = [], 0, 0, 0
-    for hidden, members in alike:
+    for members in alike:
         form, count = forms[members[0]], len(members)
         ends = (
             tensors + count,
@@ -228,7 +236,7 @@ def _stacks(alike: Sequence[tuple[bool, Sequence[str]]], forms: dict[str, Form])
             columns + count * form.batch * form.columns,
         )
         starts = (tensors, rows, columns)
-        stacks.append(Stack(form, hidden, *(slice(a, b) for a, b in zip(starts, ends, strict=True))))
+        stacks.append(Stack(form, hidden[members[0]], *(slice(a, b) for a, b in zip(starts, ends, strict=True))))
         tensors, rows, columns = ends
     return tuple(stacks)
 
@@ -277,7 +285,7 @@ def _static(
     space: WeightSpace,
     names: Sequence[str],
     forms: dict[str, Form],
-    ends: Mapping[str, Sequence[bool]],
+    ends: Mapping[str, list[bool]],
     hidden: Mapping[str, bool],
 ) -> list[list[float]]:
     """What never changes about each tensor: rank, sizes, taps, its place in the network, which axes are permuted.
@@ -303,7 +311,7 @@ def _static(
             float(bool(rows & columns)),
             float(any(end[:1])),
             float(any(end[1:2])),
-            list(end).count(False) / 3,
+            end.count(False) / 3,
             float(hidden[name]),
         ]
 

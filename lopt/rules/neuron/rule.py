@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -16,11 +16,11 @@ from lopt.rules.neuron.deflate import MOST, SUBSPACE, deflate, first_subspace, r
 from lopt.rules.neuron.form import form_of
 from lopt.rules.neuron.hidden import hidden_updates
 from lopt.rules.neuron.kernels import memory_of
-from lopt.rules.neuron.layout import Layout, Stack, layout_of
+from lopt.rules.neuron.layout import Layout, layout_of
 from lopt.rules.neuron.network import TokenNetwork
 from lopt.rules.neuron.orthogonalise import orthogonal_direction
 from lopt.rules.neuron.passes import KEYS
-from lopt.rules.neuron.pure import Advanced, advance, combine, scaled, stacked, sums_of, unstacked
+from lopt.rules.neuron.pure import advance, combine, scaled, stacked, sums_of, unstacked
 from lopt.rules.neuron.tokens import (
     follow_loss,
     global_features,
@@ -141,12 +141,13 @@ class Neuron(UpdateRule):
 
         def entries(name: str, p: Tensor) -> Tensors:
             zeros = {key: torch.zeros_like(p, dtype=dtype, memory_format=torch.contiguous_format) for key in KEYS}
-            form = form_of(name, space[name])
-            if rank := rank_of(form, self._deflation):
-                zeros[SUBSPACE] = first_subspace(form, whole(p.detach()).to(dtype), rank)
             step = torch.zeros((), dtype=torch.float32, device=p.device)
             loss = torch.zeros(4, dtype=dtype, device=p.device)
-            return {"step": step, **zeros, "loss": loss}
+            entry = {"step": step, **zeros, "loss": loss}
+            form = form_of(name, space[name]) if self._deflation else None
+            if form is not None and (rank := rank_of(form, self._deflation)):
+                entry[SUBSPACE] = first_subspace(form, whole(p.detach()).to(dtype), rank)
+            return entry
 
         return State({name: entries(name, p) for name, p in params.items()}, {})
 
@@ -169,19 +170,24 @@ class Neuron(UpdateRule):
             old = [stacked(layout, stack, [state.tensors[k][key] for k in names]) for key in KEYS]
             advanced.append(advance(g, w, old, self._gains))
         plan = self._think(layout, sums_of(x.products() for x in advanced), steps, losses, clock)
-        updates, following = {}, {}
+        updates, following, subspaces = {}, {}, subspaces_of(layout, state.tensors)
         counters = zip(layout.names, steps.float().unbind(0), losses.unbind(0), strict=True)
         for stack, x in zip(layout.stacks, advanced, strict=True):
             names = layout.names[stack.tensors]
-            old = [state.tensors[k].get(SUBSPACE) for k in names]
-            u, subspaces = self._directions(layout, stack, plan, x, old)
+            along_muon = self._orthogonalise and stack.hidden
+            u = orthogonal_direction(x.m) if along_muon else combine(layout, stack, plan, x)
+            if held := [subspaces[k] for k in names if k in subspaces]:
+                u, p = deflate(u, torch.cat(held).to(layout.dtype))
+                subspaces |= zip(names, p.split(stack.form.batch), strict=True)
             found = (scaled(layout, stack, plan, u), x.m, x.s, x.v)
             pieces = [unstacked(layout, stack, y) for y in found]
-            for update, *moments, subspace in zip(*pieces, subspaces, strict=True):
+            for update, *moments in zip(*pieces, strict=True):
                 name, step, loss = next(counters)
                 updates[name] = update
-                more = {} if subspace is None else {SUBSPACE: subspace}
-                following[name] = {"step": step, **dict(zip(KEYS, moments, strict=True)), **more, "loss": loss}
+                moved = {"step": step, **dict(zip(KEYS, moments, strict=True)), "loss": loss}
+                following[name] = {**state.tensors[name], **moved}
+        for name, p in subspaces.items():
+            following[name][SUBSPACE] = p
         return {k: updates[k] for k in params}, State({k: following[k] for k in params}, state.scalars)
 
     @torch.no_grad()
@@ -211,18 +217,6 @@ class Neuron(UpdateRule):
     @property
     def _gains(self) -> list[float]:
         return [1 - decay for decay in self._decays]
-
-    def _directions(
-        self, layout: Layout, stack: Stack, plan: Plan, x: Advanced, subspaces: Sequence[Tensor | None]
-    ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        """The updates of a stack before they are brought to their size, [b, r, c], and the next subspaces."""
-        if stack.hidden and self._orthogonalise:
-            return orthogonal_direction(x.m), subspaces
-        u, held = combine(layout, stack, plan, x), [y for y in subspaces if y is not None]
-        if not (stack.hidden and held):
-            return u, subspaces
-        u, p = deflate(u, torch.cat(held).to(layout.dtype))
-        return u, p.split(stack.form.batch)
 
     def _counters(self, layout: Layout, state: State, clock: Clock) -> tuple[Tensor, Tensor]:
         """The number of this update for each tensor [T], and what it remembers of the loss [T, 4]."""

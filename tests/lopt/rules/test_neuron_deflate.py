@@ -8,11 +8,11 @@ from torch.func import functional_call
 
 from lopt import InvalidInput, WeightSpace
 from lopt.rules import Neuron
-from lopt.rules.native import compiler
 from lopt.rules.neuron.deflate import deflate, first_subspace, rank_of
 from lopt.rules.neuron.form import form_of
 from lopt.rules.neuron.kernels import native
 from tests.lopt.rules.test_neuron import clocks, gap, generator, neuron, permute_state, run, tensors
+from tests.lopt.rules.test_neuron_kernels import needs_compiler
 
 ALONE = 1 << 17  # as kAlone in deflate.h: from so many weights on a matrix is cut into parts, which threads share
 
@@ -167,7 +167,7 @@ def test_the_size_of_the_update_is_the_learned_one():
     assert after < 0.95 * before
 
 
-@pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
+@needs_compiler
 @pytest.mark.parametrize("shape", [(1100, 1001), (1001, 1100), (400, 401), (401, 400), (35, 9000), (4, ALONE // 2)])
 def test_large_matrices_are_shared_by_threads(shape):
     """The same bits with any number of threads, and what the operators give."""
@@ -187,7 +187,7 @@ def test_large_matrices_are_shared_by_threads(shape):
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(other, found[0], strict=True))
 
 
-@pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
+@needs_compiler
 def test_small_matrices_are_shared_by_threads():
     library, found = native.library(), []
     assert library is not None

@@ -138,7 +138,6 @@ class NativeMemory:
                 own[:, 1] = own[:, 1] * p.shape[1] + p.data_ptr()
                 own[:, 4] = p.shape[1]
                 chosen.append(own)
-                squares[index] = 0
         if chosen:
             matrices = np.concatenate(chosen)
             self._library.lopt_deflate(matrices.ctypes.data, len(matrices), squares.data_ptr(), self._threads)

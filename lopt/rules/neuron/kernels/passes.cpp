@@ -169,7 +169,7 @@ void lopt_combine(const Part* parts, int64_t n_parts, const int64_t* table, int6
     for (int64_t i = 0; i < n_parts; ++i) squares[parts[i].tensor] += static_cast<float>(found[i]);
 }
 
-// Deflates updates in place. squares: [T], gain the sums of squares of what comes out.
+// Deflates updates in place. squares: [T], become the sums of squares of what comes out.
 void lopt_deflate(const lopt::Matrix* matrices, int64_t n, float* squares, int64_t threads) {
     std::vector<double> found(n);
     std::vector<int64_t> small;
@@ -182,6 +182,7 @@ void lopt_deflate(const lopt::Matrix* matrices, int64_t n, float* squares, int64
     }
     lopt::spread(small.size(), together < lopt::kAlone ? 1 : threads,
                  [&](int64_t k) { found[small[k]] = lopt::deflate(matrices[small[k]], 1); });
+    for (int64_t i = 0; i < n; ++i) squares[matrices[i].tensor] = 0;
     for (int64_t i = 0; i < n; ++i) squares[matrices[i].tensor] += static_cast<float>(found[i]);
 }
 }
