@@ -13,7 +13,7 @@ import functools
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -118,6 +118,7 @@ def handfuls(stack: Stack, tensors: slice, most: int) -> Iterator[slice]:
 
 _LAYOUTS = 16  # that are remembered, with what belongs to them
 _KEPT: deque[Layout] = deque(maxlen=_LAYOUTS)
+_Given = ParamSpec("_Given")
 _Made = TypeVar("_Made")
 
 
@@ -134,16 +135,18 @@ def layout_of(space: WeightSpace, device: torch.device, dtype: torch.dtype) -> L
     return made
 
 
-def once_a_layout(make: Callable[[Layout, int], _Made]) -> Callable[[Layout, int], _Made]:
-    """`make`, which remembers what it made of the last layouts and numbers. Layouts are told apart by identity."""
-    kept: deque[tuple[Layout, int, _Made]] = deque(maxlen=_LAYOUTS)
+def once_a_layout(
+    make: Callable[Concatenate[Layout, _Given], _Made],
+) -> Callable[Concatenate[Layout, _Given], _Made]:
+    """`make`, which remembers what it made of the last layouts and arguments. Layouts are told apart by identity."""
+    kept: deque[tuple[Layout, object, _Made]] = deque(maxlen=_LAYOUTS)
 
     @functools.wraps(make)
-    def remembered(layout: Layout, number: int) -> _Made:
+    def remembered(layout: Layout, /, *args: _Given.args, **kwargs: _Given.kwargs) -> _Made:
         for known, given, made in kept:
-            if known is layout and given == number:
+            if known is layout and given == (args, kwargs):
                 return made
-        kept.append((layout, number, make(layout, number)))
+        kept.append((layout, (args, kwargs), make(layout, *args, **kwargs)))
         return kept[-1][2]
 
     return remembered
@@ -163,7 +166,7 @@ def _build(space: WeightSpace, device: torch.device, dtype: torch.dtype) -> Layo
     tensor, size = _entries(ordered)
 
     def index(x: Sequence[int] | np.ndarray) -> Tensor:
-        return torch.as_tensor(np.asarray(x, dtype=np.int64), device=device)
+        return torch.as_tensor(np.ascontiguousarray(x, dtype=np.int64), device=device)
 
     def number(x: Sequence[Sequence[float]] | Sequence[float] | np.ndarray) -> Tensor:
         return torch.as_tensor(np.asarray(x, dtype=np.float64), device=device).to(dtype)

@@ -11,29 +11,19 @@ from torch import Tensor
 
 from lopt.errors import InvalidInput
 from lopt.rules.moments import check_decay
-from lopt.rules.neuron.combine import Plan, make_plan
 from lopt.rules.neuron.deflate import MOST, SUBSPACE, deflate, first_subspace, rank_of, subspaces_of
 from lopt.rules.neuron.form import form_of
 from lopt.rules.neuron.hidden import hidden_updates
-from lopt.rules.neuron.kernels import memory_of
-from lopt.rules.neuron.layout import Layout, layout_of
+from lopt.rules.neuron.kernels import memory_of, plan_of
+from lopt.rules.neuron.layout import layout_of
 from lopt.rules.neuron.network import TokenNetwork
 from lopt.rules.neuron.orthogonalise import orthogonal_direction
 from lopt.rules.neuron.passes import KEYS
 from lopt.rules.neuron.pure import advance, combine, scaled, stacked, sums_of, unstacked
-from lopt.rules.neuron.tokens import (
-    follow_loss,
-    global_features,
-    log_rest,
-    loss_features,
-    moments_of,
-    tensor_features,
-)
+from lopt.rules.neuron.think import Mind, counters, think
 from lopt.rules.rule import Clock, State, Tensors, UpdateRule, Updates
 from lopt.rules.sharded import device_of, is_distributed, whole
 from lopt.weight_space import WeightSpace
-
-_torch: Any = torch  # the foreach operators have no public names
 
 
 class Neuron(UpdateRule):
@@ -127,8 +117,7 @@ class Neuron(UpdateRule):
             "orthogonalise": orthogonalise,
             "deflation": deflation,
         }
-        self._decays = (*decays, second_decay)
-        self._eps, self._orthogonalise = eps, orthogonalise
+        self._decays, self._eps, self._orthogonalise = (*decays, second_decay), eps, orthogonalise
         self._deflation = 0 if orthogonalise else deflation
         self.network = TokenNetwork(width, rounds)
 
@@ -162,16 +151,16 @@ class Neuron(UpdateRule):
         if any(map(is_distributed, params.values())):
             return self.on_whole_tensors(space, params, grads, state, clock)
         layout = layout_of(space, device_of(params), self._dtype)
-        steps, losses = self._counters(layout, state, clock)
+        steps, losses = counters(layout, state.tensors, clock.loss)
         advanced = []
         for stack in layout.stacks:
             names = layout.names[stack.tensors]
             g, w = (stacked(layout, stack, [x[k] for k in names]) for x in (grads, params))
             old = [stacked(layout, stack, [state.tensors[k][key] for k in names]) for key in KEYS]
             advanced.append(advance(g, w, old, self._gains))
-        plan = self._think(layout, sums_of(x.products() for x in advanced), steps, losses, clock)
+        plan = think(self._mind, layout, sums_of(x.products() for x in advanced), steps, losses, clock)
         updates, following, subspaces = {}, {}, subspaces_of(layout, state.tensors)
-        counters = zip(layout.names, steps.float().unbind(0), losses.unbind(0), strict=True)
+        counted = zip(layout.names, steps.float().unbind(0), losses.unbind(0), strict=True)
         for stack, x in zip(layout.stacks, advanced, strict=True):
             names = layout.names[stack.tensors]
             along_muon = self._orthogonalise and stack.hidden
@@ -182,7 +171,7 @@ class Neuron(UpdateRule):
             found = (scaled(layout, stack, plan, u), x.m, x.s, x.v)
             pieces = [unstacked(layout, stack, y) for y in found]
             for update, *moments in zip(*pieces, strict=True):
-                name, step, loss = next(counters)
+                name, step, loss = next(counted)
                 updates[name] = update
                 moved = {"step": step, **dict(zip(KEYS, moments, strict=True)), "loss": loss}
                 following[name] = {**state.tensors[name], **moved}
@@ -200,12 +189,9 @@ class Neuron(UpdateRule):
         clock: Clock,
     ) -> Iterator[Updates]:
         layout = layout_of(space, device_of(params), self._dtype)
-        steps, losses = self._counters(layout, state, clock)
         stop = layout.n_others if self._orthogonalise else len(layout.names)
         memory = memory_of(layout, params, grads, state.tensors, stop)
-        plan = self._think(layout, memory.advance(self._gains), steps, losses, clock)
-        _torch._foreach_copy_([state.tensors[k]["step"] for k in layout.names], steps.unbind(0))
-        _torch._foreach_copy_([state.tensors[k]["loss"] for k in layout.names], losses.unbind(0))
+        plan = plan_of(self._mind, layout, memory.advance(self._gains), state.tensors, clock)
         yield from memory.combine(plan, subspaces_of(layout, state.tensors))
         if self._orthogonalise:
             yield from hidden_updates(layout, plan, params, state.tensors)
@@ -215,21 +201,9 @@ class Neuron(UpdateRule):
         return self.network.read_time.weight.dtype
 
     @property
+    def _mind(self) -> Mind:
+        return Mind(self.network, self._decays, self._eps)
+
+    @property
     def _gains(self) -> list[float]:
         return [1 - decay for decay in self._decays]
-
-    def _counters(self, layout: Layout, state: State, clock: Clock) -> tuple[Tensor, Tensor]:
-        """The number of this update for each tensor [T], and what it remembers of the loss [T, 4]."""
-        tensors = [state.tensors[name] for name in layout.names]
-        steps = torch.stack([entries["step"] for entries in tensors]).to(layout.dtype) + 1
-        return steps, follow_loss(layout, torch.stack([entries["loss"] for entries in tensors]), clock.loss)
-
-    def _think(self, layout: Layout, sums: Tensor, steps: Tensor, losses: Tensor, clock: Clock) -> Plan:
-        """From sums over rows and columns to what the second pass needs: all that is learned happens here."""
-        debiases = torch.log(-torch.expm1(torch.stack([steps * math.log(decay) for decay in self._decays])))
-        moments = moments_of(layout, sums, debiases)
-        tensors = tensor_features(layout, moments, loss_features(losses, clock.loss))
-        entries = moments.features[:, : layout.n_entries].t()
-        heads = self.network(layout, entries, tensors, global_features(layout, clock))
-        rest = log_rest(layout, clock)
-        return make_plan(layout, moments, heads, debiases, rest, self._eps)

@@ -45,13 +45,14 @@ def differences(
     steps: int = 2,
     **arguments,
 ) -> float:
-    """Of some steps of the rule in place from those of its pure form: the larger one of the updates and the state."""
-    rule = neuron(**arguments).float().to(device)
+    """Of some steps of the rule in place from those of its pure form in float64: the larger one of updates and state."""
+    rule = neuron(**arguments).to(device)
     every = [tensors(space, s, torch.float32) for s in range(1 + steps)]
     params, *gradients = ({k: x.to(device, dtype) for k, x in some.items()} for some in every)
     times = [clock._replace(**{k: x.to(device) for k, x in clock._asdict().items()}) for clock in clocks(steps)]
-    wanted = run(rule, space, params, gradients, times)
-    came = run_in_place(rule, space, params, gradients, times)
+    exact, *exactly = ({k: x.double() for k, x in some.items()} for some in (params, *gradients))
+    wanted = run(rule, space, exact, exactly, times)
+    came = run_in_place(rule.float(), space, params, gradients, times)
     # weights of half precision drift apart by a rounding, so there the first step is what must agree
     comparable = steps if dtype == torch.float32 else 1
     apart = gap(came[0][:comparable], wanted[0][:comparable])

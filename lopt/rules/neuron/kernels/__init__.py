@@ -1,13 +1,16 @@
-"""Kernels for the two passes of the Neuron rule, chosen by where the weights are; passes.py is their reference.
+"""Kernels for a step of the Neuron rule, chosen by where the weights are; passes.py and think.py are their references.
 
-passes.cpp   for a CPU, in C++
+passes.cpp   the two passes for a CPU, in C++
+deflate.h    the deflation of a matrix
+think.h      what lies between the passes
 native.py    compiles and loads it
 cpu.py       the passes with it
+think.py     what lies between them with it
 triton_kernels.py   for a GPU, in Triton
 gpu.py       the passes with them
 choose.py    which code takes a step
 """
 
-from lopt.rules.neuron.kernels.choose import kernels_here, memory_of
+from lopt.rules.neuron.kernels.choose import kernels_here, memory_of, plan_of
 
-__all__ = ["kernels_here", "memory_of"]
+__all__ = ["kernels_here", "memory_of", "plan_of"]

@@ -1,4 +1,4 @@
-"""Which code runs the two passes of a step: what the tensors of the step allow, and nothing that went before."""
+"""Which code runs the parts of a step: what the tensors of the step allow, and nothing that went before."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from lopt.rules.native import enabled
+from lopt.rules.neuron import think as operators
 from lopt.rules.neuron.combine import Plan
-from lopt.rules.neuron.kernels import cpu, gpu, native
+from lopt.rules.neuron.kernels import cpu, gpu, native, think
 from lopt.rules.neuron.layout import Layout
 from lopt.rules.neuron.passes import Memory
-from lopt.rules.rule import Updates
+from lopt.rules.neuron.think import Mind
+from lopt.rules.rule import Clock, Tensors, Updates
 
 
 class Passes(Protocol):
@@ -41,6 +43,12 @@ def memory_of(
         if gpu.suits(layout, params, grads, state):
             return gpu.TritonMemory(layout, params, grads, state, stop)
     return Memory(layout, params, grads, state, stop)
+
+
+def plan_of(mind: Mind, layout: Layout, sums: Tensor, state: Mapping[str, Tensors], clock: Clock) -> Plan:
+    """What lies between the passes: the plan of the second from the sums of the first, by a kernel where it can."""
+    by = think if enabled() and think.suits(mind, layout, state, clock) else operators
+    return by.think_in_place(mind, layout, sums, state, clock)
 
 
 def kernels_here() -> str:

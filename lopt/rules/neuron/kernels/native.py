@@ -25,5 +25,8 @@ def _declared(found: ctypes.CDLL) -> ctypes.CDLL:
     second = [pointer, integer, pointer, integer, ctypes.c_float, pointer, pointer, integer]
     found.lopt_combine.argtypes = [*about, *second]
     found.lopt_deflate.argtypes = [pointer, integer, pointer, integer]
-    found.lopt_deflate.restype = found.lopt_advance.restype = found.lopt_combine.restype = None
+    found.lopt_think.argtypes = [*[pointer] * 9, integer]
+    found.lopt_think.restype = found.lopt_deflate.restype = found.lopt_advance.restype = found.lopt_combine.restype = (
+        None
+    )
     return found

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "deflate.h"
+#include "think.h"
 #include "threads.h"
 
 namespace {
@@ -167,6 +168,14 @@ void lopt_combine(const Part* parts, int64_t n_parts, const int64_t* table, int6
                        : combine_part<float>(parts[i], to, rows, n_rows, columns, n_columns, floor, out);
     });
     for (int64_t i = 0; i < n_parts; ++i) squares[parts[i].tensor] += static_cast<float>(found[i]);
+}
+
+// All between the passes: sums of the first and what is remembered (advanced) -> the plan of the second.
+void lopt_think(const lopt::mind::Space* space, const lopt::mind::Theta* theta, const lopt::mind::Clock* clock,
+                const float* sums, float* const* steps, float* const* losses, float* rows, float* columns, float* scales,
+                int64_t threads) {
+    if (!space->tensors) return;
+    lopt::mind::Thought(*space, *theta, *clock, sums, steps, losses, threads).plan({rows, columns, scales});
 }
 
 // Deflates updates in place. squares: [T], become the sums of squares of what comes out.
