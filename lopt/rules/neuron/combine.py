@@ -87,9 +87,7 @@ def make_plan(
     factored = roots[:n_rows] * root.exp().index_select(0, layout.tensor[:n_rows])
     centres = moments.means[M, :n_entries] * roots
     rows = constants.index_select(1, layout.tensor[:n_rows])
-    rows = torch.cat(
-        [rows[:5] * row, rows[5:6] * (row * factored), rows[6:7], rows[7:] * (row * centres[:n_rows])]
-    )
+    rows = torch.cat([rows[:5] * row, rows[5:6] * (row * factored), rows[6:7], rows[7:] * (row * centres[:n_rows])])
     shift = (
         column * centres[n_rows:] * heads.coefficients[CENTRE_COLUMNS].index_select(0, layout.tensor[n_rows:n_entries])
     )

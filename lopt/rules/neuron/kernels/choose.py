@@ -47,8 +47,8 @@ def memory_of(
 
 def plan_of(mind: Mind, layout: Layout, sums: Tensor, state: Mapping[str, Tensors], clock: Clock) -> Plan:
     """What lies between the passes: the plan of the second from the sums of the first, by a kernel where it can."""
-    by = think if enabled() and think.suits(mind, layout, state, clock) else operators
-    return by.think_in_place(mind, layout, sums, state, clock)
+    plan = think.think_in_place(mind, layout, sums, state, clock) if enabled() else None
+    return operators.think_in_place(mind, layout, sums, state, clock) if plan is None else plan
 
 
 def kernels_here() -> str:

@@ -25,6 +25,7 @@ constexpr float kRmsGuard = 1e-25f, kRelativeGuard = 1e-8f, kWeightGuard = 1e-8f
 constexpr float kLogUnit = 4.0f, kDown = 3.0f, kUp = 1.0f, kTen = 2.302585093f, kUnknownRest = 0.5f;
 
 constexpr int64_t kBlock = 1 << 10;  // entries or neurons that a thread takes at a time
+constexpr int kAtOnce = 4;           // neurons that are worked on side by side
 
 struct Sums {  // as in layout.py
     int64_t count;
@@ -101,14 +102,24 @@ inline float relu(float x) { return x > 0 || x != x ? x : 0.0f; }  // keeps what
 
 inline float lerp(float a, float b, float w) { return w < 0.5f ? a + w * (b - a) : b - (b - a) * (1 - w); }
 
-// Adds W x to y, with W transposed [in, c]. C is c where it is known when this is compiled, else 0.
-template <int C>
-inline void add_product(const float* __restrict w, const float* __restrict x, int64_t in, int64_t c,
-                        float* __restrict y) {
-    const int64_t width = C ? C : c;
-    for (int64_t i = 0; i < in; ++i) {
-        const float known = x[i];
-        for (int64_t j = 0; j < width; ++j) y[j] += known * w[i * width + j];
+// Adds W x to y for N neurons that follow one another, with W transposed [in, c]. C is c where it is known when this is
+// compiled, so that y stays in registers; else 0.
+template <int C, int N>
+inline void add_products(const float* w, const float* x, int64_t in, int64_t stride, int64_t c, float* y) {
+    if constexpr (C == 0) {
+        for (int n = 0; n < N; ++n)
+            for (int64_t i = 0; i < in; ++i)
+                for (int64_t j = 0; j < c; ++j) y[n * c + j] += x[n * stride + i] * w[i * c + j];
+    } else {
+        float sums[N][C];
+        std::copy_n(y, N * C, sums[0]);
+        for (int64_t i = 0; i < in; ++i, w += C)
+            for (int n = 0; n < N; ++n) {
+                const float known = x[n * stride + i];
+#pragma omp simd
+                for (int j = 0; j < C; ++j) sums[n][j] += known * w[j];
+            }
+        std::copy_n(sums[0], N * C, y);
     }
 }
 
@@ -293,7 +304,7 @@ class Thought {
                 for (int r = 0; r < kRoles; ++r) {
                     if (s.present[i * kRoles + r] == 0) continue;  // what is not there is zero
                     const float *role = w.data() + r * kFeatures * c, *presence = w.data() + (roles + r) * c;
-                    add_product<C>(role, met.data() + i * roles + r * kFeatures, kFeatures, c, own);
+                    add_products<C, 1>(role, met.data() + i * roles + r * kFeatures, kFeatures, 0, c, own);
                     for (int64_t j = 0; j < c; ++j) own[j] += presence[j];
                 }
                 for (int64_t j = 0; j < c; ++j) own[j] = relu(own[j]);
@@ -305,11 +316,16 @@ class Thought {
     void next_neurons(const Round& layer, const float* shared, float* x) {
         const std::vector<float> w = layer.neurons.transposed(c, c);
         blocks(s.neurons, [&](int64_t first, int64_t last) {
-            std::vector<float> next(c);
-            for (int64_t i = first; i < last; ++i) {
-                std::copy_n(shared + s.table[i] * c, c, next.data());
-                add_product<C>(w.data(), x + i * c, c, c, next.data());
-                for (int64_t j = 0; j < c; ++j) x[i * c + j] = relu(next[j]);
+            std::vector<float> next(kAtOnce * c);
+            for (int64_t i = first; i < last;) {
+                const int64_t some = i + kAtOnce <= last ? kAtOnce : 1;
+                for (int64_t k = 0; k < some; ++k) std::copy_n(shared + s.table[i + k] * c, c, next.data() + k * c);
+                if (some == kAtOnce)
+                    add_products<C, kAtOnce>(w.data(), x + i * c, c, c, c, next.data());
+                else
+                    add_products<C, 1>(w.data(), x + i * c, c, c, c, next.data());
+                for (int64_t j = 0; j < some * c; ++j) x[i * c + j] = relu(next[j]);
+                i += some;
             }
         });
     }

@@ -13,9 +13,10 @@ from torch import Tensor
 from lopt.rules.neuron.combine import COLUMNS, ROWS, Plan
 from lopt.rules.neuron.kernels import native
 from lopt.rules.neuron.layout import Layout, Sums, once_a_layout
-from lopt.rules.neuron.network import Round, TokenNetwork
+from lopt.rules.neuron.network import TokenNetwork
 from lopt.rules.neuron.think import Mind
 from lopt.rules.rule import Clock, Tensors
+from lopt.rules.sharded import is_distributed
 
 
 class _Clock(ctypes.Structure):
@@ -31,58 +32,53 @@ class _Clock(ctypes.Structure):
     )
 
 
-def suits(mind: Mind, layout: Layout, state: Mapping[str, Tensors], clock: Clock) -> bool:
-    """Whether the kernel can take this step: all that it reads is in float32, in order, and on the CPU."""
-    if layout.device.type != "cpu" or layout.dtype != torch.float32 or native.library() is None:
-        return False
-    counters = [state[name][key] for name in layout.names for key in ("step", "loss")]
-    if not all(type(x) is Tensor and _readable(x) for x in counters):
-        return False
-    times = [x for x in clock if x is not None]
-    return all(x.device.type == "cpu" for x in times) and all(map(_readable, _tensors(mind.network)))
-
-
-def think_in_place(mind: Mind, layout: Layout, sums: Tensor, state: Mapping[str, Tensors], clock: Clock) -> Plan:
-    """As that of think.py, where it suits."""
-    library, names = native.library(), layout.names
-    assert library is not None
-    theta = [x.data_ptr() if x is not None else 0 for x in _parameters(mind.network)]
-    table = np.array([mind.network.read_time.out_features, len(mind.network.rounds), *theta], dtype=np.int64)
-    counters = np.array([[state[k][key].data_ptr() for k in names] for key in ("step", "loss")], dtype=np.int64)
-    times = [0.0 if x is None else float(x) for x in clock]
-    has = [x is not None for x in clock[1:]]
-    logs = (ctypes.c_double * 3)(*map(math.log, mind.decays))
+def think_in_place(mind: Mind, layout: Layout, sums: Tensor, state: Mapping[str, Tensors], clock: Clock) -> Plan | None:
+    """As that of think.py; None, and nothing done, unless all that is read is in float32, in order, and on the CPU."""
+    library = native.library()
+    if library is None or layout.dtype != torch.float32 or layout.device.type != "cpu":
+        return None
+    counters = [[state[name][key] for name in layout.names] for key in ("step", "loss")]
+    theta = _parameters(mind.network)
+    if not (all(map(_readable, theta)) and all(map(_readable, counters[0])) and all(map(_readable, counters[1]))):
+        return None
+    about = [mind.network.read_time.out_features, len(mind.network.rounds), *map(_address, theta)]
+    times, logs = [0.0 if x is None else float(x) for x in clock], map(math.log, mind.decays)
+    told = _Clock((ctypes.c_double * 3)(*logs), *times, *(x is not None for x in clock[1:]))
     rows = torch.empty(ROWS, layout.n_rows, dtype=torch.float32)
     columns = torch.empty(COLUMNS, layout.n_entries - layout.n_rows, dtype=torch.float32)
-    scales = torch.empty(len(names), dtype=torch.float32)
+    scales = torch.empty(len(layout.names), dtype=torch.float32)
     library.lopt_think(
         _space_of(layout).ctypes.data,
-        table.ctypes.data,
-        ctypes.byref(_Clock(logs, *times, *has)),
+        (ctypes.c_int64 * len(about))(*about),
+        ctypes.byref(told),
         sums.contiguous().data_ptr(),
-        *(row.ctypes.data for row in counters),
-        *(x.data_ptr() for x in (rows, columns, scales)),
+        *((ctypes.c_int64 * len(some))(*map(_address, some)) for some in counters),
+        *map(_address, (rows, columns, scales)),
         torch.get_num_threads(),
     )
     return Plan(rows, columns, scales, mind.eps**2)
 
 
-def _readable(x: Tensor) -> bool:
-    return x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous()
+def _readable(x: Tensor | None) -> bool:
+    return x is None or (x.dtype == torch.float32 and x.is_cpu and x.is_contiguous() and not is_distributed(x))
 
 
-def _tensors(network: TokenNetwork) -> list[Tensor]:
-    return [x for x in _parameters(network) if x is not None]
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+_FIRST = ("read_neurons", "read_tensors", "read_time", "tensor_head", "neuron_head", "scale_law", "hidden_law")
+_OF_A_ROUND = ("network", "tensors", "neurons", "tables")
 
 
 def _parameters(network: TokenNetwork) -> list[Tensor | None]:
-    """A weight and a bias of each layer, in the order of `Theta` in think.h; None: there is no bias."""
-    layers = [network.read_neurons, network.read_tensors, network.read_time]
-    layers += [network.tensor_head, network.neuron_head, network.scale_law, network.hidden_law]
-    for layer in network.rounds:
-        assert isinstance(layer, Round)
-        layers += [layer.network, layer.tensors, layer.neurons, layer.tables]
-    return [x for layer in layers for x in (layer.weight, layer.bias)]
+    """A weight and a bias of each layer, in the order of `Theta` in think.h; None: there is no bias.
+
+    Looked up where modules keep them, since their attributes take most of the time of a step of a small network.
+    """
+    modules = [network._modules[name] for name in _FIRST]
+    modules += [layer._modules[name] for layer in network.rounds for name in _OF_A_ROUND]
+    return [module._parameters[name] for module in modules if module is not None for name in ("weight", "bias")]
 
 
 @once_a_layout
