@@ -24,7 +24,7 @@ from torch import Tensor
 from lopt.rules.moments import RMS_GUARD
 from lopt.rules.neuron.layout import Layout
 from lopt.rules.neuron.network import ANNEAL, CENTRE_COLUMNS, CENTRE_ROWS, DIRECTIONS, SCALE, Heads
-from lopt.rules.neuron.tokens import MM, M, Moments, V
+from lopt.rules.neuron.tokens import LOG_UNIT, MM, M, Moments, V
 
 ROWS, COLUMNS = 8, 3  # numbers for each row, for each column
 
@@ -81,13 +81,15 @@ def make_plan(
     h = heads.coefficients[:DIRECTIONS]
     h = torch.cat([h[:1], 1 + h[1:2], h[2:3], h[3:4] * known, h[4:]])
     constants = torch.cat([units[:DIRECTIONS] * h, units[DIRECTIONS:], heads.coefficients[CENTRE_ROWS, None]])
-    corrections, roots = _corrections(layout, heads.corrections).exp(), moments.roots[V, : layout.n_entries]
+    corrections, half = _corrections(layout, heads.corrections).exp(), -0.5 * LOG_UNIT * moments.features[1]
     n_rows, n_entries = layout.n_rows, layout.n_entries
     row, column = corrections[:n_rows], corrections[n_rows:]
-    factored = roots[:n_rows] * root.exp().index_select(0, layout.tensor[:n_rows])
+    roots = torch.exp(-0.5 * moments.logs[V, :n_entries])
     centres = moments.means[M, :n_entries] * roots
     rows = constants.index_select(1, layout.tensor[:n_rows])
-    rows = torch.cat([rows[:5] * row, rows[5:6] * (row * factored), rows[6:7], rows[7:] * (row * centres[:n_rows])])
+    rows = torch.cat(
+        [rows[:5] * row, rows[5:6] * (row * half[:n_rows].exp()), rows[6:7], rows[7:] * (row * centres[:n_rows])]
+    )
     shift = (
         column * centres[n_rows:] * heads.coefficients[CENTRE_COLUMNS].index_select(0, layout.tensor[n_rows:n_entries])
     )

@@ -43,7 +43,6 @@ class Moments(NamedTuple):
 
     means: Tensor  # [MOMENTS, E + T]
     logs: Tensor  # [4, E + T]: of g g, m m, w w and v, guarded
-    roots: Tensor  # [4, E + T]: one over the roots of these; half of a logarithm would lose a digit or two of them
     features: Tensor  # [FEATURES, E + T]
 
 
@@ -59,13 +58,13 @@ def moments_of(layout: Layout, sums: Tensor, log_debiases: Tensor) -> Moments:
     means = torch.cat([sums, *totals], 1) * correction.index_select(1, layout.tensor) * layout.inverse_size
     floor = means[WW : V + 1, layout.n_entries :] * RELATIVE_GUARD + RMS_GUARD
     floor = floor.index_select(1, layout.tensor)
-    guarded = means[: V + 1] + torch.cat([floor[1:], floor[1:], floor])
-    logs, roots = guarded.log(), guarded.rsqrt()
+    logs = (means[: V + 1] + torch.cat([floor[1:], floor[1:], floor])).log()
     relative = logs[WW:] - logs[WW:, layout.n_entries :].index_select(1, layout.tensor)
     noise = logs[:WW] - logs[V]
-    correlations = means[GM:M] * roots[:V] * torch.cat([roots[MM : MM + 1], roots[V:].expand(2, -1)])
-    common = (means[M:] * roots[MM : MM + 1]).square()
-    return Moments(means, logs, roots, torch.cat([relative / LOG_UNIT, noise / LOG_UNIT, correlations, common]))
+    norms = logs[:V] + torch.cat([logs[MM : MM + 1], logs[V:].expand(2, -1)])
+    correlations = means[GM:M] * torch.exp(-0.5 * norms)
+    common = means[M:].square() * torch.exp(-logs[MM : MM + 1])
+    return Moments(means, logs, torch.cat([relative / LOG_UNIT, noise / LOG_UNIT, correlations, common]))
 
 
 def tensor_features(layout: Layout, moments: Moments, losses: Tensor) -> Tensor:

@@ -143,8 +143,8 @@ def test_the_operators_take_what_the_kernel_does_not(what, monkeypatch):
     if what == "θ in float64":
         mind.network.read_time.double()
     if what == "θ in another order":
-        weight = mind.network.rounds[0].neurons.weight
-        mind.network.rounds[0].neurons.weight = nn.Parameter(weight.detach().t().contiguous().t())
+        head = mind.network.neuron_head
+        head.weight = nn.Parameter(head.weight.detach().t().contiguous().t())
     if what == "step":
         state[first]["step"] = state[first]["step"].double()
     if what == "loss":
