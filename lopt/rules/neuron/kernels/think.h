@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "threads.h"
@@ -24,21 +25,22 @@ enum { CENTRE_ROWS = 6, CENTRE_COLUMNS, SCALE, ANNEAL };
 constexpr float kRmsGuard = 1e-25f, kRelativeGuard = 1e-8f, kWeightGuard = 1e-8f, kLossGuard = 1e-12f;
 constexpr float kLogUnit = 4.0f, kDown = 3.0f, kUp = 1.0f, kTen = 2.302585093f, kUnknownRest = 0.5f;
 
-constexpr int64_t kBlock = 1 << 10;  // entries or neurons that a thread takes at a time
+constexpr int64_t kBlock = 1 << 8;  // entries or neurons that a thread takes at a time
+constexpr int64_t kTogether = 64;    // entries whose logarithms are taken together
 constexpr int kAtOnce = 4;           // neurons that are worked on side by side
 
-struct Sums {  // as in layout.py
-    int64_t count;
-    const int64_t *source, *target;
+struct Sums {  // as in layout.py: result r is weight[r] times the sum of the rows source[first[r]], .. before first[r + 1]
+    const int64_t *first, *source;
     const float* weight;
 
-    // [rows, c] -> [results, c]
-    void operator()(const float* x, int64_t c, int64_t results, float* out) const {
-        std::fill(out, out + results * c, 0.0f);
-        for (int64_t k = 0; k < count; ++k)
-            for (int64_t j = 0; j < c; ++j) out[target[k] * c + j] += x[source[k] * c + j];
-        for (int64_t r = 0; r < results; ++r)
-            for (int64_t j = 0; j < c; ++j) out[r * c + j] *= weight[r];
+    bool none(int64_t r) const { return first[r] == first[r + 1]; }
+
+    // x [rows, c] -> result r, [c]
+    void one(int64_t r, const float* x, int64_t c, float* out) const {
+        std::fill(out, out + c, 0.0f);
+        for (int64_t k = first[r]; k < first[r + 1]; ++k)
+            for (int64_t j = 0; j < c; ++j) out[j] += x[source[k] * c + j];
+        for (int64_t j = 0; j < c; ++j) out[j] *= weight[r];
     }
 };
 
@@ -47,7 +49,6 @@ struct Space {  // of `Layout` what a step needs
     const int64_t* tensor;        // [A]
     const float* inverse_size;    // [A]
     const float* place;           // [T, kStatic]
-    const float* present;         // [N, R]
     const int64_t* table;         // [N], rising
     const float* table_weight;    // [K]: one over the neurons of a table
     const float* timescales;      // [kScales]
@@ -100,6 +101,42 @@ struct Plan {  // what comes out, as in combine.py
 
 inline float relu(float x) { return x > 0 || x != x ? x : 0.0f; }  // keeps what is not a number
 
+// The library's logarithm and exponential are called for one number at a time; these are loops of their own vectors.
+// Both are within 2e-7 of the truth, relative to it or to 1; what is not finite stays so.
+
+// log of x > 0: e log 2 + log m with m between 1/√2 and √2, where log m = 2 artanh((m - 1) / (m + 1)).
+inline float logarithm(float x) {
+    int32_t bits, e;
+    std::memcpy(&bits, &x, sizeof bits);
+    e = (bits - 0x3f3504f3) >> 23;
+    bits -= e * (1 << 23);
+    float m;
+    std::memcpy(&m, &bits, sizeof m);
+    const float s = (m - 1) / (m + 1), z = s * s;
+    const float found = e * 0.69314718f + 2 * s * (1 + z * (1 / 3.0f + z * (1 / 5.0f + z * (1 / 7.0f + z / 9))));
+    return x < INFINITY ? found : x;
+}
+
+// e^x for |x| up to 80, beyond which it stands still: 2^k e^r with r between -log(2) / 2 and log(2) / 2.
+inline float exponential(float x) {
+    const float bounded = x < -80 ? -80.0f : x > 80 ? 80.0f : x;
+    const float shifted = bounded * 1.44269504f + 12582912.0f;  // 3 * 2^22: the last bits of the sum are the integer
+    const float k = shifted - 12582912.0f;
+    const float r = (bounded - k * 0.693359375f) + k * 2.12194440e-4f;
+    const float series = 1 + r * (1 + r * (1 / 2.0f + r * (1 / 6.0f + r * (1 / 24.0f + r * (1 / 120.0f + r * (1 / 720.0f + r / 5040))))));
+    int32_t power;
+    std::memcpy(&power, &shifted, sizeof power);
+    power = (power << 23) + 0x3f800000;
+    float scale;
+    std::memcpy(&scale, &power, sizeof scale);
+    return series * scale;
+}
+
+inline float tangent(float x) {  // tanh
+    const float t = exponential(x < 0 ? 2 * x : -2 * x);
+    return x < 0 ? (t - 1) / (1 + t) : (1 - t) / (1 + t);
+}
+
 inline float lerp(float a, float b, float w) { return w < 0.5f ? a + w * (b - a) : b - (b - a) * (1 - w); }
 
 // Adds W x to y for N neurons that follow one another, with W transposed [in, c]. C is c where it is known when this is
@@ -130,7 +167,7 @@ class Thought {
         : s(space), theta(theta), clock(clock), sums(sums), steps(steps), losses(losses), threads(threads),
           c(theta.width), all(s.entries + s.tensors), debias(3 * s.tensors), mean(kMoments * all), root(4 * all),
           feature(kFeatures * all), logs(4 * s.tensors), tensor(s.tensors * kTensorFeatures),
-          coefficient(s.tensors * kCoefficients), law(s.tensors), correction(s.entries) {}
+          coefficient(s.tensors * kCoefficients), law(s.tensors), correction(s.neurons * kRoles) {}
 
     void plan(const Plan& out) {
         moments();
@@ -170,28 +207,38 @@ class Thought {
 
     // The features of some entries from their means; those of the tensors must be there, or be made.
     void features(int64_t first, int64_t last) {
-        for (int64_t e = first; e < last; ++e) {
-            const int64_t t = s.tensor[e], own = s.entries + t;
+        for (; first < last; first += kTogether) features_of(first, std::min(kTogether, last - first));
+    }
+
+    void features_of(int64_t first, int64_t count) {
+        float guarded[4][kTogether], l[4][kTogether];
+        for (int64_t i = 0; i < count; ++i) {
+            const int64_t e = first + i, own = s.entries + s.tensor[e];
             const float weight = mean[WW * all + own] * kRelativeGuard + kRmsGuard;
             const float second = mean[V * all + own] * kRelativeGuard + kRmsGuard;
-            const float guarded[4] = {mean[GG * all + e] + second, mean[MM * all + e] + second,
-                                      mean[WW * all + e] + weight, mean[V * all + e] + second};
-            float r[4], l[4];
-            for (int k = 0; k < 4; ++k) r[k] = 1 / std::sqrt(guarded[k]), root[k * all + e] = r[k];
-            for (int k = 0; k < 4; ++k) l[k] = std::log(guarded[k]);
+            guarded[GG][i] = mean[GG * all + e] + second, guarded[MM][i] = mean[MM * all + e] + second;
+            guarded[WW][i] = mean[WW * all + e] + weight, guarded[V][i] = mean[V * all + e] + second;
+        }
+        for (int k = 0; k < 4; ++k) {
+            float* r = root.data() + k * all + first;
+#pragma omp simd
+            for (int64_t i = 0; i < count; ++i) r[i] = 1 / std::sqrt(guarded[k][i]), l[k][i] = logarithm(guarded[k][i]);
+        }
+        for (int64_t i = 0; i < count; ++i) {
+            const int64_t e = first + i, t = s.tensor[e];
             if (e >= s.entries)
-                for (int k = 0; k < 4; ++k) logs[k * s.tensors + t] = l[k];
-            const float found[kFeatures] = {
-                (l[WW] - logs[WW * s.tensors + t]) / kLogUnit,
-                (l[V] - logs[V * s.tensors + t]) / kLogUnit,
-                (l[GG] - l[V]) / kLogUnit,
-                (l[MM] - l[V]) / kLogUnit,
-                mean[GM * all + e] * r[GG] * r[MM],
-                mean[MS * all + e] * r[MM] * r[V],
-                mean[SW * all + e] * r[WW] * r[V],
-                mean[M * all + e] * r[MM] * (mean[M * all + e] * r[MM]),
-            };
-            for (int k = 0; k < kFeatures; ++k) feature[e * kFeatures + k] = found[k];
+                for (int k = 0; k < 4; ++k) logs[k * s.tensors + t] = l[k][i];
+            const float *gg = root.data() + e, *mm = gg + all, *ww = mm + all, *v = ww + all;
+            const float common = mean[M * all + e] * *mm;
+            float* found = feature.data() + e * kFeatures;
+            found[0] = (l[WW][i] - logs[WW * s.tensors + t]) / kLogUnit;
+            found[1] = (l[V][i] - logs[V * s.tensors + t]) / kLogUnit;
+            found[2] = (l[GG][i] - l[V][i]) / kLogUnit;
+            found[3] = (l[MM][i] - l[V][i]) / kLogUnit;
+            found[4] = mean[GM * all + e] * *gg * *mm;
+            found[5] = mean[MS * all + e] * *mm * *v;
+            found[6] = mean[SW * all + e] * *ww * *v;
+            found[7] = common * common;
         }
     }
 
@@ -245,9 +292,9 @@ class Thought {
 
     template <int C>
     void network() {
-        const int64_t n = s.tensors, k = s.tables, met_width = kRoles * c;
-        std::vector<float> x(s.neurons * c), t(n * c), g(c), tables(k * c), met(std::max(n, k) * met_width),
-            shared(k * c), in((3 + kRoles) * c + kGlobalFeatures), time(kGlobalFeatures);
+        const int64_t n = s.tensors, k = s.tables;
+        std::vector<float> x(s.neurons * c), t(n * c), g(c), tables(k * c), shared(k * c), in((3 + kRoles) * c),
+            time(kGlobalFeatures);
         read_neurons<C>(x.data());
         for (int64_t i = 0; i < n; ++i) {
             float* own = t.data() + i * c;
@@ -265,15 +312,13 @@ class Thought {
             mean_of(tables.data(), k, std::max<int64_t>(1, k), in.data() + 2 * c);
             layer.network(in.data(), 3 * c, c, g.data());
             for (float& value : g) value = relu(value);
-            s.tables_to_tensors(tables.data(), c, n * kRoles, met.data());
             for (int64_t i = 0; i < n; ++i) {
-                beside(t.data() + i * c, met.data() + i * met_width, g.data(), in.data());
+                beside(t.data() + i * c, s.tables_to_tensors, i, tables.data(), g.data(), in.data());
                 layer.tensors(in.data(), (2 + kRoles) * c, c, t.data() + i * c);
                 for (int64_t j = 0; j < c; ++j) t[i * c + j] = relu(t[i * c + j]);
             }
-            s.tensors_to_tables(t.data(), c, k * kRoles, met.data());
             for (int64_t i = 0; i < k; ++i) {
-                beside(tables.data() + i * c, met.data() + i * met_width, g.data(), in.data());
+                beside(tables.data() + i * c, s.tensors_to_tables, i, t.data(), g.data(), in.data());
                 layer.tables(in.data(), (2 + kRoles) * c, c, shared.data() + i * c);
             }
             next_neurons<C>(layer, shared.data(), x.data());
@@ -294,17 +339,16 @@ class Thought {
     template <int C>
     void read_neurons(float* x) {
         constexpr int64_t roles = kRoles * kFeatures;
-        std::vector<float> met(s.neurons * roles);
-        s.to_neurons(feature.data(), kFeatures, s.neurons * kRoles, met.data());
         const std::vector<float> w = theta.read_neurons.transposed(roles + kRoles, c);
         blocks(s.neurons, [&](int64_t first, int64_t last) {
             for (int64_t i = first; i < last; ++i) {
-                float* own = x + i * c;
+                float *own = x + i * c, met[kFeatures];
                 std::copy_n(theta.read_neurons.bias, c, own);
                 for (int r = 0; r < kRoles; ++r) {
-                    if (s.present[i * kRoles + r] == 0) continue;  // what is not there is zero
+                    if (s.to_neurons.none(i * kRoles + r)) continue;  // what is not there is zero
                     const float *role = w.data() + r * kFeatures * c, *presence = w.data() + (roles + r) * c;
-                    add_products<C, 1>(role, met.data() + i * roles + r * kFeatures, kFeatures, 0, c, own);
+                    s.to_neurons.one(i * kRoles + r, feature.data(), kFeatures, met);
+                    add_products<C, 1>(role, met, kFeatures, 0, c, own);
                     for (int64_t j = 0; j < c; ++j) own[j] += presence[j];
                 }
                 for (int64_t j = 0; j < c; ++j) own[j] = relu(own[j]);
@@ -346,25 +390,27 @@ class Thought {
         }
     }
 
-    void beside(const float* own, const float* met, const float* g, float* in) const {
+    // Its own numbers, those that it meets, role by role, and the network's: [(2 + R) c].
+    void beside(const float* own, const Sums& meets, int64_t index, const float* others, const float* g,
+                float* in) const {
         std::copy_n(own, c, in);
-        std::copy_n(met, kRoles * c, in + c);
+        for (int r = 0; r < kRoles; ++r) meets.one(index * kRoles + r, others, c, in + (1 + r) * c);
         std::copy_n(g, c, in + (1 + kRoles) * c);
     }
 
-    // The logarithm of the factor of each row and column: [E].
+    // The logarithms of the factors of each neuron, by role: [N, R].
     void corrections(const float* x) {
-        std::vector<float> found(s.neurons * kRoles);
         blocks(s.neurons, [&](int64_t first, int64_t last) {
             for (int64_t i = first; i < last; ++i)
                 for (int r = 0; r < kRoles; ++r) {
-                    if (s.present[i * kRoles + r] == 0) continue;
+                    if (s.to_neurons.none(i * kRoles + r)) continue;
                     const Linear head{theta.neuron_head.weight + r * c, theta.neuron_head.bias + r};
-                    head(x + i * c, c, 1, &found[i * kRoles + r]);
-                    found[i * kRoles + r] = std::tanh(found[i * kRoles + r]);
+                    head(x + i * c, c, 1, &correction[i * kRoles + r]);
                 }
+            float* found = correction.data();
+#pragma omp simd
+            for (int64_t k = first * kRoles; k < last * kRoles; ++k) found[k] = tangent(found[k]);
         });
-        s.to_entries(found.data(), 1, s.entries, correction.data());
     }
 
     // --- combine.py
@@ -395,7 +441,10 @@ class Thought {
         blocks(s.entries, [&](int64_t first, int64_t last) {
             for (int64_t e = first; e < last; ++e) {
                 const int64_t t = s.tensor[e];
-                const float factor = std::exp(correction[e]), r = root[V * all + e];
+                float factor;
+                s.to_entries.one(e, correction.data(), 1, &factor);
+                factor = exponential(factor);
+                const float r = root[V * all + e];
                 const float centre = factor * (mean[M * all + e] * r);
                 if (e < s.rows) {
                     for (int k = 0; k < 5; ++k) out.rows[k * s.rows + e] = number[k * n + t] * factor;
@@ -439,7 +488,7 @@ class Thought {
     std::vector<float> tensor;       // [T, kTensorFeatures]
     std::vector<float> coefficient;  // [T, kCoefficients]
     std::vector<float> law;          // [T]
-    std::vector<float> correction;   // [E]
+    std::vector<float> correction;   // [N, R]
 };
 
 }  // namespace mind

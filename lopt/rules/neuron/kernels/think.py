@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lopt.rules.neuron.combine import COLUMNS, ROWS, Plan
 from lopt.rules.neuron.kernels import native
@@ -48,7 +50,7 @@ def think_in_place(mind: Mind, layout: Layout, sums: Tensor, state: Mapping[str,
     columns = torch.empty(COLUMNS, layout.n_entries - layout.n_rows, dtype=torch.float32)
     scales = torch.empty(len(layout.names), dtype=torch.float32)
     library.lopt_think(
-        _space_of(layout).ctypes.data,
+        _space_of(layout).numbers.ctypes.data,
         (ctypes.c_int64 * len(about))(*about),
         ctypes.byref(told),
         sums.contiguous().data_ptr(),
@@ -81,23 +83,25 @@ def _parameters(network: TokenNetwork) -> list[Tensor | None]:
     return [module._parameters[name] for module in modules if module is not None for name in ("weight", "bias")]
 
 
+class _Space(NamedTuple):
+    numbers: np.ndarray  # as `Space` in think.h
+    held: list[Tensor]  # what it has addresses of, beside the layout's own tensors
+
+
 @once_a_layout
-def _space_of(layout: Layout) -> np.ndarray:
-    """As `Space` in think.h: the addresses are those of the layout's own tensors."""
+def _space_of(layout: Layout) -> _Space:
     sizes = (len(layout.names), layout.n_entries, layout.n_rows, layout.n_neurons, layout.n_tables)
-    tensors = (
-        *(layout.tensor, layout.inverse_size, layout.static, layout.present, layout.table),
-        *(layout.to_tables.weight, layout.timescales, layout.loss_gains),
-    )
-    sums = (layout.to_neurons, layout.to_entries, layout.tables_to_tensors, layout.tensors_to_tables)
-    return np.array([*sizes, *_addresses(tensors), *(x for each in sums for x in _about(each))], dtype=np.int64)
-
-
-def _about(sums: Sums) -> list[int]:
-    assert sums.source is not None
-    return [len(sums.target), *_addresses((sums.source, sums.target, sums.weight))]
-
-
-def _addresses(tensors: Sequence[Tensor]) -> list[int]:
+    tensors = [layout.tensor, layout.inverse_size, layout.static, layout.table]
+    tensors += [layout.to_tables.weight, layout.timescales, layout.loss_gains]
+    for sums in (layout.to_neurons, layout.to_entries, layout.tables_to_tensors, layout.tensors_to_tables):
+        tensors += _by_result(sums)
     assert all(x.is_contiguous() for x in tensors)
-    return [x.data_ptr() for x in tensors]
+    return _Space(np.array([*sizes, *map(_address, tensors)], dtype=np.int64), tensors)
+
+
+def _by_result(sums: Sums) -> list[Tensor]:
+    """As `Sums` in think.h: where the rows of each result begin, the rows, and the weights of the results."""
+    assert sums.source is not None
+    counts = torch.bincount(sums.target, minlength=len(sums.weight))
+    order = sums.target.argsort(stable=True)
+    return [F.pad(counts.cumsum(0), (1, 0)), sums.source[order], sums.weight]
