@@ -2,7 +2,8 @@
 
 passes.cpp   the two passes for a CPU, in C++
 deflate.h    the deflation of a matrix
-think.h      what lies between the passes
+mind.h, tokens.h, network.h, think.h   what lies between the passes
+elementary.h logarithms and the like, in vectors
 native.py    compiles and loads it
 cpu.py       the passes with it
 think.py     what lies between them with it

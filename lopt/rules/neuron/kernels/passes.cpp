@@ -15,8 +15,9 @@
 
 namespace {
 
-constexpr int kMoments = 8, kRows = 8;
-enum { GG, MM, WW, V, GM, MS, SW, M };
+using namespace lopt::mind;
+
+constexpr int kRows = 8;
 
 struct Part {
     int64_t tensor;
@@ -172,10 +173,12 @@ void lopt_combine(const Part* parts, int64_t n_parts, const int64_t* table, int6
 
 // All between the passes: sums of the first and what is remembered (advanced) -> the plan of the second.
 void lopt_think(const lopt::mind::Space* space, const lopt::mind::Theta* theta, const lopt::mind::Clock* clock,
-                const float* sums, float* const* steps, float* const* losses, float* rows, float* columns, float* scales,
-                int64_t threads) {
+                const float* sums, float* const* steps, float* const* losses, float* rows, float* columns,
+                float* scales, int64_t threads) {
     if (!space->tensors) return;
-    lopt::mind::Thought(*space, *theta, *clock, sums, steps, losses, threads).plan({rows, columns, scales});
+    const lopt::mind::Tokens tokens(*space, *clock, sums, steps, losses, threads);
+    const lopt::mind::Network network(*space, *theta, tokens, threads);
+    lopt::mind::think(*space, tokens, network, threads, {rows, columns, scales});
 }
 
 // Deflates updates in place. squares: [T], become the sums of squares of what comes out.

@@ -1,0 +1,164 @@
+// Features of entries, tensors and time, as in tokens.py.
+//
+// Legend: E entries without those of the tensors, A = E + T, T tensors.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "elementary.h"
+#include "mind.h"
+
+namespace lopt {
+namespace mind {
+
+constexpr float kRmsGuard = 1e-25f, kRelativeGuard = 1e-8f, kWeightGuard = 1e-8f, kLossGuard = 1e-12f;
+constexpr float kLogUnit = 4.0f, kUnknownRest = 0.5f;
+constexpr int64_t kTogether = 64;  // entries whose logarithms are taken together
+
+class Tokens {
+  public:
+    // Advances the counters of each tensor: how many steps it took, (), and what it remembers of the loss, [4].
+    Tokens(const Space& s, const Clock& clock, const float* sums, float* const* steps, float* const* losses,
+           int64_t threads)
+        : all(s.entries + s.tensors), debias(3 * s.tensors), mean(kMoments * all), root(4 * all),
+          feature(kFeatures * all), logs(4 * s.tensors), tensor(s.tensors * kTensorFeatures), s(s), clock(clock),
+          sums(sums), steps(steps), losses(losses), threads(threads) {
+        moments();
+        tensor_features();
+    }
+
+    void global_features(float* x) const {
+        const float step = clock.step, horizon = clock.horizon;
+        for (int k = 0; k < kScales; ++k) x[k] = std::tanh(step / s.timescales[k] - 1);
+        x += kScales;
+        std::fill(x, x + 5, 0.0f);
+        x[0] = std::log1p(step) / 10;
+        if (!clock.has_horizon) return;
+        const float done = std::min(step / horizon, 1.0f);
+        x[1] = 1, x[2] = done, x[3] = 1 - done, x[4] = std::log(horizon) / 10;
+    }
+
+    float log_rest() const {
+        const float step = clock.step, horizon = clock.horizon;
+        if (!clock.has_horizon) return std::log(kUnknownRest);
+        return std::log(std::max(horizon - step, 1.0f) / std::max(horizon, 1.0f));
+    }
+
+    const int64_t all;          // A
+    std::vector<float> debias;  // [3, T]: logarithms
+    std::vector<float> mean;    // [kMoments, A]
+    std::vector<float> root;    // [4, A]: one over the roots of g g, m m, w w and v, guarded
+    std::vector<float> feature;  // [A, kFeatures]
+    std::vector<float> logs;    // [4, T]: of the same four, of the tensors
+    std::vector<float> tensor;  // [T, kTensorFeatures]
+
+  private:
+    void moments() {
+        const int64_t n = s.tensors;
+        std::vector<float> correct(kMoments * n);
+        std::vector<double> totals(kMoments * n);
+        for (int64_t t = 0; t < n; ++t) {
+            *steps[t] += 1;
+            float d[3];
+            for (int k = 0; k < 3; ++k) {
+                d[k] = std::log(-std::expm1(*steps[t] * clock.log_decays[k]));
+                debias[k * n + t] = d[k];
+            }
+            const float powers[kMoments] = {0, 2 * d[0], 0, d[2], d[0], d[0] + d[1], d[1], d[0]};
+            for (int k = 0; k < kMoments; ++k) correct[k * n + t] = std::exp(-powers[k]);
+        }
+        for (int k = 0; k < kMoments; ++k)
+            for (int64_t e = 0; e < s.rows; ++e) totals[k * n + s.tensor[e]] += sums[k * s.entries + e];
+        for (int k = 0; k < kMoments; ++k)
+            for (int64_t t = 0; t < n; ++t)
+                mean[k * all + s.entries + t] =
+                    static_cast<float>(totals[k * n + t]) * correct[k * n + t] * s.inverse_size[s.entries + t];
+        features(s.entries, all);
+        in_blocks(s.entries, threads, [&](int64_t first, int64_t last) {
+            for (int k = 0; k < kMoments; ++k)
+                for (int64_t e = first; e < last; ++e)
+                    mean[k * all + e] = sums[k * s.entries + e] * correct[k * n + s.tensor[e]] * s.inverse_size[e];
+            features(first, last);
+        });
+    }
+
+    // The features of some entries from their means; those of the tensors must be there, or be made.
+    void features(int64_t first, int64_t last) {
+        for (; first < last; first += kTogether) features_of(first, std::min(kTogether, last - first));
+    }
+
+    void features_of(int64_t first, int64_t count) {
+        float guarded[4][kTogether], l[4][kTogether];
+        for (int64_t i = 0; i < count; ++i) {
+            const int64_t e = first + i, own = s.entries + s.tensor[e];
+            const float weight = mean[WW * all + own] * kRelativeGuard + kRmsGuard;
+            const float second = mean[V * all + own] * kRelativeGuard + kRmsGuard;
+            guarded[GG][i] = mean[GG * all + e] + second, guarded[MM][i] = mean[MM * all + e] + second;
+            guarded[WW][i] = mean[WW * all + e] + weight, guarded[V][i] = mean[V * all + e] + second;
+        }
+        for (int k = 0; k < 4; ++k) {
+            float* r = root.data() + k * all + first;
+#pragma omp simd
+            for (int64_t i = 0; i < count; ++i) r[i] = 1 / std::sqrt(guarded[k][i]), l[k][i] = logarithm(guarded[k][i]);
+        }
+        for (int64_t i = 0; i < count; ++i) {
+            const int64_t e = first + i, t = s.tensor[e];
+            if (e >= s.entries)
+                for (int k = 0; k < 4; ++k) logs[k * s.tensors + t] = l[k][i];
+            const float *gg = root.data() + e, *mm = gg + all, *ww = mm + all, *v = ww + all;
+            const float common = mean[M * all + e] * *mm;
+            float* found = feature.data() + e * kFeatures;
+            found[0] = (l[WW][i] - logs[WW * s.tensors + t]) / kLogUnit;
+            found[1] = (l[V][i] - logs[V * s.tensors + t]) / kLogUnit;
+            found[2] = (l[GG][i] - l[V][i]) / kLogUnit;
+            found[3] = (l[MM][i] - l[V][i]) / kLogUnit;
+            found[4] = mean[GM * all + e] * *gg * *mm;
+            found[5] = mean[MS * all + e] * *mm * *v;
+            found[6] = mean[SW * all + e] * *ww * *v;
+            found[7] = common * common;
+        }
+    }
+
+    void tensor_features() {
+        const int64_t n = s.tensors;
+        double total = 0;
+        for (int64_t t = 0; t < n; ++t) total += mean[V * all + s.entries + t];
+        const float network = total / n;
+        for (int64_t t = 0; t < n; ++t) {
+            float* x = tensor.data() + t * kTensorFeatures;
+            const float weight = mean[WW * all + s.entries + t], gradient = mean[V * all + s.entries + t];
+            std::copy_n(feature.data() + (s.entries + t) * kFeatures, kFeatures, x);
+            x[0] = std::log(weight + kWeightGuard) / (2 * kLogUnit);
+            x[1] = (std::log(gradient + kRelativeGuard * network + kRmsGuard) - std::log(network + kRmsGuard)) /
+                   (2 * kLogUnit);
+            std::copy_n(s.place + t * kStatic, kStatic, x + kFeatures);
+            follow_loss(losses[t], x + kFeatures + kStatic);
+        }
+    }
+
+    // Advances what a tensor remembers of the loss, and writes the features of it.
+    void follow_loss(float* known, float* x) const {
+        std::fill(x, x + kLosses, 0.0f);
+        if (!clock.has_loss) return;
+        const float loss = clock.loss, count = known[0], away = loss - known[2];
+        const float told[3] = {loss, loss, away * away * std::min(count, 1.0f)};
+        for (int k = 0; k < 3; ++k) {
+            const float gain = std::max(1 / (count + 1), s.loss_gains[k]);
+            known[1 + k] = lerp(known[1 + k], told[k], gain);
+        }
+        known[0] = count + 1;
+        const float spread = 1 / std::sqrt(known[3] + kLossGuard * known[2] * known[2] + kRmsGuard);
+        x[0] = 1, x[1] = std::tanh((known[1] - known[2]) * spread), x[2] = std::tanh((loss - known[2]) * spread);
+    }
+
+    const Space& s;
+    const Clock& clock;
+    const float* sums;  // [kMoments, E]
+    float *const *steps, *const *losses;
+    const int64_t threads;
+};
+
+}  // namespace mind
+}  // namespace lopt
