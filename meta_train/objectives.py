@@ -55,6 +55,23 @@ class OverTime(Objective):
         return ((length - left + 1) / length) ** self._late * length / parts.sum(-1)
 
 
+def ceiling(initial: Tensor, clip: float) -> Tensor:
+    """The largest loss that counts: `clip` times the initial one, where that is positive.
+
+    A loss below zero may rise by as much as a positive one of the same size. Where the initial loss is
+    not finite, nothing is known, and the ceiling is 0.
+
+    >>> ceiling(torch.tensor([2.0, -10.0, 0.5, float("nan")]), 2.0)
+    tensor([4., 0., 1., 0.])
+    """
+    return (initial + (clip - 1) * initial.abs()).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def clipped(losses: Tensor, highest: Tensor) -> Tensor:
+    """Losses no higher than a `ceiling`; one that is not finite counts as that."""
+    return torch.where(losses.isfinite(), torch.minimum(losses, highest), highest)
+
+
 class MeanLoss(OverTime):
     """The mean training loss over the whole horizon."""
 

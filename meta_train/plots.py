@@ -29,7 +29,6 @@ def draw_run(records: Records, path: Path) -> None:
     figure = Figure(figsize=SIZE)
     figure.subplots_adjust(left=0.08, right=0.98, bottom=0.08, top=0.94, wspace=0.22, hspace=0.18)
     axes = figure.subplots(2, 2, sharex=True).flatten()
-    adam = any("adam" in record for record in records)
     for name, label, colour in (("meta_loss", "learned rule", "C0"), ("adam", "tuned Adam", "C1")):
         _curve(axes[0], records, name, label, colour)
     for name, label, colour in (("validation", "learned rule", "C0"), ("validation_adam", "tuned Adam", "C1")):
@@ -37,9 +36,9 @@ def draw_run(records: Records, path: Path) -> None:
     _curve(axes[2], records, "meta_gradient_norm", "norm of the meta-gradient", "C2")
     _curve(axes[2], records, "meta_gradient_snr", "signal to noise", "C3")
     _curve(axes[3], records, "diverged", "share of particles", "C4")
-    scale = "meta-loss (0: Adam's loss at the horizon)" if adam else "meta-loss"
     titles = ("Tasks of meta-training", "Held-out tasks", "Meta-gradient", "Diverged")
-    for axis, title, label in zip(axes, titles, (scale, scale, "", ""), strict=True):
+    labels = (_scale(records, "adam"), _scale(records, "validation_adam"), "", "")
+    for axis, title, label in zip(axes, titles, labels, strict=True):
         axis.set_title(title, loc="left", fontsize=10)
         axis.set_ylabel(label)
         axis.grid(alpha=0.25)
@@ -52,6 +51,12 @@ def draw_run(records: Records, path: Path) -> None:
     content = io.BytesIO()
     figure.savefig(content, dpi=DPI, format="png")
     write_atomically(path, content.getvalue())
+
+
+def _scale(records: Records, adam: str) -> str:
+    """What a meta-loss is measured in: Adam's progress where Adam was measured, else what the tasks measure."""
+    known = any(adam in record for record in records)
+    return "meta-loss (0: Adam's loss at the horizon)" if known else "meta-loss"
 
 
 def _series(records: Records, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -89,7 +89,7 @@ class KeepRecord(Callback):
         self.unwritten = []
 
     def _save_best(self, module: MetaTraining, step: int) -> None:
-        seen = {key: module.metrics[key] for key in ("validation", "validation_adam")}
+        seen = {key: value for key, value in module.metrics.items() if key.startswith("validation")}
         try:
             save_rule(self.folder / "best.safetensors", module.rule, {**self.card, "meta_steps": step, **seen})
         except OSError as error:

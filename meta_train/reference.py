@@ -17,9 +17,9 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 from weakref import WeakKeyDictionary
 
 import torch
@@ -33,7 +33,7 @@ from meta_train.keys import generator
 from meta_train.objectives import Objective
 from meta_train.saving import write_atomically
 from meta_train.unroll import draw, start, unroll
-from tasks.task import Task, TaskFamily
+from tasks.task import Split, Task, TaskFamily
 
 # Where Adam gains less than this share of the initial loss, the gain is mostly noise, and dividing by it would make
 # that noise weigh as much as the progress on other tasks.
@@ -50,8 +50,12 @@ class Unit(NamedTuple):
 
 
 def normalise(losses: Tensor, initial: Tensor, rho: Tensor) -> Tensor:
-    """Losses on Adam's scale; all (P,), or what broadcasts with it."""
-    return (losses / initial - rho) / (1 - rho).clamp_min(GUARD)
+    """Losses on Adam's scale; all (P,), or what broadcasts with it.
+
+    An initial loss that is no positive number sets no scale, and counts as 1.
+    """
+    known = torch.where(initial.isfinite() & (initial > 0), initial, torch.ones_like(initial))
+    return (losses / known - rho) / (1 - rho).clamp_min(GUARD)
 
 
 class AdamReference:
@@ -125,7 +129,11 @@ class AdamReference:
         return shares.mean(2).t().double().cpu()
 
     def _key(self, tasks: list[Task], objective: Objective, truncation: int) -> str:
-        """Equal for equal tasks and settings: made of what the tasks hold and give."""
+        """Equal for equal tasks and settings: made of what the tasks hold and give.
+
+        A batch is a few rows of the data. So what every split is measured on counts as well, and so do the tensors that
+        a task holds, since a split may be measured on a part of its rows.
+        """
         digest = hashlib.sha256()
         settings = {key: value for key, value in vars(objective).items() if not key.startswith("_")}
         words = [_FORMAT, self.rates, len(tasks), objective.name, settings, truncation]
@@ -133,11 +141,24 @@ class AdamReference:
             source = generator(_SEED, "content", k)
             params, batch = task.init(source), task.batch("train", source)
             words += [task.name, repr(task.module), repr(task.weight_space), float(task.loss(params, batch)).hex()]
-            for leaf in pytree.tree_leaves((params, batch)):
-                words.append(leaf.dtype)
-                digest.update(leaf.detach().cpu().contiguous().numpy().tobytes())
+            splits = [task.evaluation_batch(split) for split in get_args(Split)]
+            for leaf in [*pytree.tree_leaves((params, batch, splits)), *_held(task)]:
+                words.append((leaf.dtype, tuple(leaf.shape)))
+                digest.update(leaf.detach().cpu().flatten().view(torch.uint8).numpy().data)
         digest.update(repr(words).encode())
         return digest.hexdigest()[:32]
+
+
+def _held(thing: object) -> Iterator[Tensor]:
+    """The tensors that a task, or what it is made of, has for attributes."""
+    if isinstance(thing, Tensor):
+        yield thing
+    elif isinstance(thing, Mapping):
+        yield from (x for part in thing.values() for x in _held(part))
+    elif isinstance(thing, list | tuple):
+        yield from (x for part in thing for x in _held(part))
+    elif isinstance(thing, Task):
+        yield from _held(vars(thing))
 
 
 @torch.no_grad()

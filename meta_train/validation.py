@@ -11,16 +11,17 @@ from lopt.errors import InvalidInput
 from lopt.rules.rule import UpdateRule
 from meta_train.horizons import truncations
 from meta_train.keys import generator
-from meta_train.objectives import MeanLoss, Objective
+from meta_train.objectives import MeanLoss, Objective, ceiling, clipped
 from meta_train.ranks import mean_over_ranks, world
 from meta_train.reference import AdamReference, measure, normalise
 from tasks.task import TaskFamily
 
 _SEED = 4096  # of the tasks, apart from those of a run; the same in every run, so that runs can be compared
+LOSS_CLIP = 2.0  # the largest loss that counts, in units of the initial loss, as in meta-training
 
 
 class MetaValidation:
-    """The objective of θ, unperturbed and on Adam's scale, on fixed tasks of a family that is held out.
+    """The objective of θ, unperturbed, on fixed tasks of a family that is held out.
 
     Args:
         family: of tasks that are not trained on.
@@ -28,7 +29,7 @@ class MetaValidation:
         tasks: how many of each.
         horizon, truncation: inner steps of an episode, and of a piece of it.
         objective: by default the mean loss.
-        reference: of Adam's scale.
+        reference: brings losses to the scale of what Adam reaches; None: they stay as they are.
         every: meta-steps between two evaluations.
 
     Raises:
@@ -52,21 +53,25 @@ class MetaValidation:
                 raise InvalidInput(f"validation.{name}: {value}; it must be at least 1")
         self.family, self.members, self.tasks, self.every = family, members, tasks, every
         self.truncation, self.pieces = truncation, truncations(horizon, truncation)
-        self.objective, self.reference = objective or MeanLoss(), reference or AdamReference()
+        self.objective, self.reference = objective or MeanLoss(), reference
 
     def evaluate(self, rule: UpdateRule, theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Metrics: "validation", and that of tuned Adam on the same tasks, "validation_adam". Shared by processes."""
+        """Metrics: "validation", and that of tuned Adam on the same tasks, "validation_adam", if there is a reference.
+
+        The members are shared by the processes.
+        """
         rank, count = world()
-        values = torch.zeros(2, dtype=torch.float64)
+        names = ["validation"] if self.reference is None else ["validation", "validation_adam"]
+        values = torch.zeros(len(names), dtype=torch.float64)
         for number in range(rank, self.members, count):
             values += torch.stack(self._member(rule, theta, number))
         device = next(iter(theta.values())).device
         mean = mean_over_ranks({"values": values.to(device)})["values"].cpu() * count / self.members
-        return {"validation": mean[0], "validation_adam": mean[1]}
+        return dict(zip(names, mean, strict=True))
 
-    def _member(self, rule: UpdateRule, theta: Mapping[str, Tensor], number: int) -> tuple[Tensor, Tensor]:
+    def _member(self, rule: UpdateRule, theta: Mapping[str, Tensor], number: int) -> list[Tensor]:
+        """The objective on one population, and Adam's, if there is a reference."""
         member = self.family.member(generator(_SEED, "member", number))
-        unit = self.reference.unit(member, self.objective, self.truncation, self.pieces)
         tasks = [member.sample(generator(_SEED, "task", number, k)) for k in range(self.tasks)]
         like = next(iter(tasks[0].init(generator(_SEED, "device")).values()))
         lr = like.new_full((self.tasks,), rule.default_lr)
@@ -76,7 +81,9 @@ class MetaValidation:
         )
         left = torch.arange(self.pieces, 0, -1)
         weight = self.objective.weight(left, torch.full_like(left, self.pieces)).to(measured)[:, None]
+        measured = clipped(measured, ceiling(initial, LOSS_CLIP))
+        if self.reference is None:
+            return [(weight * measured).mean().double().cpu()]
+        unit = self.reference.unit(member, self.objective, self.truncation, self.pieces)
         values = weight * normalise(measured, initial, measured.new_tensor(unit.rho))
-        worst = normalise(measured.new_tensor(2.0), measured.new_tensor(1.0), measured.new_tensor(unit.rho))
-        values = torch.where(values.isfinite(), torch.minimum(values, worst), worst)  # as a diverged pair counts
-        return values.mean().double().cpu(), torch.tensor(unit.adam, dtype=torch.float64)
+        return [values.mean().double().cpu(), torch.tensor(unit.adam, dtype=torch.float64)]

@@ -32,6 +32,7 @@ from lopt.rules.neuron.layout import STATIC, layout_of
 from lopt.weight_space import WeightSpace
 from meta_train.horizons import truncations
 from meta_train.keys import generator
+from meta_train.objectives import ceiling
 from meta_train.reference import repeat
 from meta_train.unroll import draw, evaluate, start, unroll
 from tasks.task import Task
@@ -127,7 +128,7 @@ def regrets(losses: Tensor) -> Tensor:
     first = losses[..., :1].mean()
     if not first.isfinite():
         return torch.zeros(len(losses))
-    worst = float(first + (WORST - 1) * first.abs())
+    worst = float(ceiling(first, WORST))
     losses = losses.nan_to_num(worst, worst).clamp(max=worst).mean(1)
     weights = torch.arange(1.0, losses.shape[1]) ** LATE
     late = (losses[:, 1:] * weights).sum(1) / weights.sum()

@@ -25,7 +25,7 @@ from lopt.weight_space import WeightSpace
 from meta_train.estimators.estimator import Cohort, Particles, Share
 from meta_train.horizons import Horizon, as_horizon, truncations
 from meta_train.keys import generator
-from meta_train.objectives import MeanLoss, Objective
+from meta_train.objectives import MeanLoss, Objective, ceiling, clipped
 from meta_train.reference import AdamReference, Unit, losses_on, normalise
 from meta_train.unroll import Population, draw, start, unroll
 from tasks.task import Batch, Split, Task, TaskFamily
@@ -233,19 +233,15 @@ class Episodes:
     def _value(self, cohort: Cohort, losses: Tensor, validation: Tensor | None, initial: Tensor) -> Tensor:
         """The objective of every particle, (C N,), of losses that are clipped and brought to Adam's scale."""
         initial = initial.to(losses.dtype).repeat(self.copies)
-        ceiling = (self.loss_clip * initial).nan_to_num(nan=0.0, posinf=0.0)
-
-        def clipped(x: Tensor) -> Tensor:
-            return torch.where(x.isfinite(), torch.minimum(x, ceiling), ceiling)
-
-        measured = self.objective.measure(clipped(losses), None if validation is None else clipped(validation))
+        highest = ceiling(initial, self.loss_clip)
+        seen = None if validation is None else clipped(validation, highest)
+        measured = self.objective.measure(clipped(losses, highest), seen)
         left, length = (x.repeat(self.copies) for x in (cohort.left, cohort.length))
         weight = self.objective.weight(left, length).to(losses)
         if self.reference is None:
             return weight * measured
-        known = torch.where(initial.isfinite() & (initial > 0), initial, torch.ones_like(initial))
         rho = losses.new_tensor([unit.rho for unit in self.units(cohort)]).repeat(self.copies)
-        return weight * normalise(measured, known, rho)
+        return weight * normalise(measured, initial, rho)
 
     def units(self, cohort: Cohort) -> list[Unit]:
         """What Adam reaches on the cohort's tasks in the length of every pair's episode."""

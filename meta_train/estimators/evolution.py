@@ -30,8 +30,8 @@ class Evolution(Estimator):
        \epsilon \sim \mathcal N(0, \sigma^2 I) $$
 
     where L is the objective over a truncation under θ ± ε; the estimators differ in when ε is drawn, and in what ξ is.
-    A loss is clipped at `loss_clip` times the pair's initial loss, and one that is not finite counts as that; such a
-    pair is counted and begins a new episode, so nothing that diverges reaches θ.
+    A loss is clipped at `loss_clip` times the pair's initial loss (see `ceiling`), and one that is not finite counts as
+    that; such a pair is counted and begins a new episode, so nothing that diverges reaches θ.
 
     Args:
         pairs: N, in each population; over all processes.

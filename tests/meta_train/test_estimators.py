@@ -181,6 +181,22 @@ def test_a_clipped_difference_bounds_what_a_pair_does():
         torch.testing.assert_close(clipped[k], expected)
 
 
+@pytest.mark.parametrize("estimator_class", [PES, TruncatedBackprop])
+def test_a_constant_in_the_loss_changes_no_meta_gradient(estimator_class):
+    """Also where it takes the loss below zero, and losses that rise a little."""
+    gradients = []
+    for constant in (0.0, -10.0):
+        family, rule, theta = problem(noise=0.3)
+        loss = family.task.loss
+        family.task.loss = lambda params, batch, loss=loss, c=constant: loss(params, batch) + c
+        estimator = estimator_class(pairs=4, truncation=2, horizon=6, loss_clip=5.0)
+        particles = estimator.start(rule, family, SEED)
+        gradients.append(estimator.estimate(rule, theta, family, particles, SEED).gradient)
+    for k, g in gradients[0].items():
+        torch.testing.assert_close(gradients[1][k], g, rtol=1e-6, atol=1e-9)
+    assert gradients[1]["log_scale"].abs() > 0
+
+
 def test_staggered_starts_cover_the_horizon():
     family, rule, _ = problem()
     particles = PES(pairs=8, truncation=5, horizon=40).start(rule, family, 0)

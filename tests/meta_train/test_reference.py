@@ -1,11 +1,12 @@
 """Adam's scale: against a loop, on disk, and where it cannot be measured."""
 
 import json
+from typing import get_args
 
 import pytest
 import torch
 
-from lopt import InvalidInput
+from lopt import InvalidInput, WeightSpace
 from lopt.rules import SGDM
 from meta_train.estimators import PES
 from meta_train.keys import generator
@@ -13,6 +14,8 @@ from meta_train.objectives import FinalLoss, MeanLoss, ValidationLoss
 from meta_train.reference import _SEED, GUARD, AdamReference, normalise
 from meta_train.validation import MetaValidation
 from tasks import LossScaling, Mixture, Quadratic
+from tasks.supervised import Supervised
+from tasks.task import Split, TaskFamily
 
 DOUBLE = torch.float64
 
@@ -112,6 +115,36 @@ def test_the_measurement_is_kept_on_disk_by_content(tmp_path, monkeypatch):
     torch.testing.assert_close(AdamReference(tasks=1).curves(quadratic(), MeanLoss(), 2, 4), longer)
 
 
+@pytest.mark.parametrize(
+    ("split", "table", "row"),
+    [("validation", "targets", 0), ("validation", "inputs", 3), ("train", "targets", 20), ("train", "inputs", 99)],
+)
+def test_other_data_are_measured_anew(tmp_path, monkeypatch, split, table, row):
+    """Whichever row it is, in a batch or not, and among those that measure a split or not."""
+    monkeypatch.setenv("LOPT_CACHE", str(tmp_path))
+    g = torch.Generator().manual_seed(0)
+    tables = {"inputs": torch.randn(200, 3, generator=g), "targets": torch.randn(200, 1, generator=g)}
+    rows: dict[Split, range] = {"train": range(100), "validation": range(100, 110), "test": range(110, 120)}
+    evaluation: dict[Split, range] = {name: range(r.start, r.start + 10) for name, r in rows.items()}
+    module, splits = torch.nn.Linear(3, 1), get_args(Split)
+
+    class Fixed(TaskFamily):
+        name = "fixed"
+
+        def sample(self, generator):
+            inputs, targets = (dict.fromkeys(splits, tables[name]) for name in ("inputs", "targets"))
+            loss, space = torch.nn.functional.mse_loss, WeightSpace.from_shapes({"weight": (1, 3), "bias": (1,)})
+            return Supervised("fixed", module, space, inputs, targets, rows, 2, evaluation, loss)
+
+    for _ in range(2):
+        AdamReference([0.1], tasks=1).curves(Fixed(), ValidationLoss(), 2, 1)
+    assert len(list((tmp_path / "adam").iterdir())) == 1
+    tables[table] = tables[table].clone()
+    tables[table][rows[split].start + row % len(rows[split])] += 1
+    AdamReference([0.1], tasks=1).curves(Fixed(), ValidationLoss(), 2, 1)
+    assert len(list((tmp_path / "adam").iterdir())) == 2
+
+
 def test_an_unwritable_cache_is_said_in_words(tmp_path, monkeypatch):
     blocked = tmp_path / "file"
     blocked.write_text("")
@@ -133,6 +166,18 @@ def below_zero():
     loss = family.task.loss
     family.task.loss = lambda params, batch: loss(params, batch) - 100.0
     return family
+
+
+def test_meta_validation_without_a_reference_is_the_objective_as_it_is():
+    rule = SGDM().to(DOUBLE)
+    validation = MetaValidation(below_zero(), members=1, tasks=1, horizon=6, truncation=3)
+    theta = {k: p.detach() for k, p in rule.named_parameters()}
+    started = validation.evaluate(rule, {k: p - 50 * (k == "log_scale") for k, p in theta.items()})
+    better = validation.evaluate(rule, {k: p + 3 * (k == "log_scale") for k, p in theta.items()})
+    exploding = validation.evaluate(rule, {k: p + 300 * (k == "log_scale") for k, p in theta.items()})
+    assert list(started) == ["validation"]
+    assert -100 < better["validation"] < started["validation"] < -90
+    assert started["validation"] < exploding["validation"] < 1  # what is not finite counts as the ceiling
 
 
 def test_meta_validation_is_the_objective_on_adams_scale():

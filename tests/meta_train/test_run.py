@@ -12,11 +12,13 @@ import time
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from matplotlib.figure import Figure
 
 from lopt import InvalidInput, load_rule, read_card
 from meta_train.__main__ import train
 from meta_train.cli import CONFIGS, check_choices
 from meta_train.keep import KeepRun
+from meta_train.plots import draw_run
 from meta_train.record import read_log
 from tests.meta_train.forked import Forked
 
@@ -222,6 +224,25 @@ def test_bad_settings_are_named_before_any_work(tmp_path, overrides, message):
     with pytest.raises(InvalidInput, match=message):
         run(tmp_path, *overrides)
     assert not (tmp_path / "run" / "last.ckpt").exists()
+
+
+def test_raw_losses_are_validated_and_drawn_as_they_are(tmp_path, monkeypatch):
+    """Adam measures them nowhere: not in meta-training, not on held-out tasks, not on the labels of the plot."""
+    monkeypatch.setattr("meta_train.reference.AdamReference.curves", None)
+    _, out = run(tmp_path, "steps=2", "objective=raw_mean")
+    rows = read_log(out / "log.jsonl")
+    assert all("validation" in row and "validation_adam" not in row and "adam" not in row for row in rows)
+    assert "validation_adam" not in read_card(out / "best.safetensors")
+
+
+@pytest.mark.parametrize("measured", [{"adam"}, {"validation_adam"}, set()])
+def test_each_panel_is_labelled_by_its_own_scale(tmp_path, monkeypatch, measured):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kwargs: figures.append(self))
+    draw_run([{"step": 0, "meta_loss": 1.0, "validation": 1.0, **dict.fromkeys(measured, 0.5)}], tmp_path / "a.png")
+    labels = [axis.get_ylabel() for axis in figures[0].axes[:2]]
+    on_adams = [name in measured for name in ("adam", "validation_adam")]
+    assert ["Adam" in label for label in labels] == on_adams
 
 
 def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path):
