@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Array: TypeAlias = NDArray[np.float64]
 
-DIVERGED_ABOVE = 2.0  # a run that ends above this many times its first loss has diverged
+DIVERGED_ABOVE = 2.0  # a run that ends above this many times its first loss has diverged; below zero, see `diverged`
 SIGNIFICANT = 2.0  # standard errors
 DRAWS = 1000  # of a bootstrap
 CENTRAL = (0.025, 0.975)
@@ -51,12 +51,14 @@ def settled(curves: ArrayLike) -> Array:
 def diverged(curves: ArrayLike, factor: float = DIVERGED_ABOVE) -> NDArray[np.bool_]:
     """Which runs ended with a loss that is not finite, or above `factor` times their first: (..., E) -> (...).
 
+    A loss may be negative, as a likelihood is: what counts is its rise, over (factor - 1) times the size of the first.
+
     >>> diverged([[1.0, 0.5], [1.0, 2.5], [1.0, float("nan")]]).tolist()
     [False, True, True]
     """
     losses = settled(curves)
     first, last = losses[..., 0], losses[..., -1]
-    return ~np.isfinite(last) | (last > factor * first)
+    return ~np.isfinite(last) | (last > first + (factor - 1) * np.abs(first))
 
 
 def final_loss(curves: ArrayLike) -> Array:

@@ -25,6 +25,24 @@ losses = st.lists(st.floats(0, 100, width=32), min_size=2, max_size=12)
 
 
 @pytest.mark.parametrize(
+    ("first", "last", "expected"),
+    [
+        (1, 2, False),
+        (1, 2.1, True),
+        (-1, -1.5, False),  # a likelihood that became likelier
+        (-1, -10, False),
+        (-1, 0, False),
+        (-1, 0.1, True),
+        (0, -1, False),
+        (-1, NAN, True),
+        (NAN, -1, False),
+    ],
+)
+def test_negative_losses_diverge_as_positive_ones_do(first: float, last: float, expected: bool) -> None:
+    assert diverged([first, 5, last]).tolist() is expected
+
+
+@pytest.mark.parametrize(
     ("curve", "target", "steps"),
     [
         ([3, 2, 1], 1, 20),  # on an evaluation point
