@@ -216,6 +216,9 @@ def run_races(
     watcher: Watcher,
 ) -> list[Result]:
     """Races `contenders` on several tasks, as many contenders at once as keep the crew busy."""
+    if crew.cache.folder is not None:  # here, since threads would draw from PyTorch's one random state at once
+        for source, _ in tasks:
+            _ = source.content
     pairs = [(source, plan, contender) for source, plan in tasks for contender in contenders]
     for source, plan, contender in pairs:
         final, tuning = _final(source, plan, contender, ()), _tuning(source, plan, contender)

@@ -1,7 +1,8 @@
 """Where a race's task comes from: an object, a configured family, or a user's own module.
 
 A source travels to worker processes in place of the task, which would carry its data with it; each process loads the
-task once. Its `key` says all that the task depends on, so that results can be cached by content.
+task once. Its `key` says what was asked for and its `content` what that gave, so that results can be cached: code and
+data behind the same words may change from run to run.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import importlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -18,12 +19,14 @@ from typing import Any, Protocol
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 import tasks
 from lopt.errors import InvalidInput, unknown
-from tasks.task import Split, Task, TaskFamily
+from tasks.task import Batch, Split, Task, TaskFamily
 
+DIGITS = 4  # of losses and gradients in a fingerprint
 KEPT = 2  # tasks that a process holds at a time
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 _loaded: OrderedDict[str, Task] = OrderedDict()
@@ -39,7 +42,12 @@ class Source(Protocol):
 
     @property
     def key(self) -> Mapping[str, Any] | None:
-        """All that the task depends on, as JSON values; None: not known, so that nothing of it is cached."""
+        """What was asked for, as JSON values; None: not known, so that nothing of it is cached."""
+        ...
+
+    @property
+    def content(self) -> str | None:
+        """The `fingerprint` of the task; None where there is no key. Loads the task, and looks at it once."""
         ...
 
     def load(self) -> Task:
@@ -61,6 +69,10 @@ class Given:
     def key(self) -> None:
         return None
 
+    @property
+    def content(self) -> None:
+        return None
+
     def load(self) -> Task:
         return self.task
 
@@ -76,6 +88,14 @@ class Configured:
     @property
     def key(self) -> Mapping[str, Any]:
         return {"family": dict(self.node), "seed": self.seed}
+
+    @property
+    def content(self) -> str:
+        return self._content
+
+    @cached_property
+    def _content(self) -> str:
+        return fingerprint(self.load())
 
     def load(self) -> Task:
         return _once(
@@ -96,12 +116,15 @@ class Own:
 
     @property
     def key(self) -> Mapping[str, Any]:
+        return {"own": self.path, "seed": self.seed, "content": self.content}
+
+    @property
+    def content(self) -> str:
         return self._content
 
     @cached_property
-    def _content(self) -> Mapping[str, Any]:
-        # Its code and data may change from run to run: so what it gives is looked at.
-        return {"own": self.path, "seed": self.seed, "content": fingerprint(self.load())}
+    def _content(self) -> str:
+        return fingerprint(self.load())
 
     def load(self) -> Task:
         return _once(f"{self.path} {self.seed}", self._make)
@@ -150,14 +173,44 @@ def build(what: str, node: Any, module: str, known: Mapping[str, type]) -> objec
 
 
 def fingerprint(task: Task) -> str:
-    """A hash of a task's shapes, first weights, first batches and evaluation batches."""
+    """A hash of a task's structure, first weights, first batches and evaluation batches, and of the losses on them.
+
+    The weights and the data say nothing of the function that they go through: so its losses and the norms of its
+    gradients are looked at as well, to a few digits, since the last ones depend on the processor and its threads.
+
+    Raises:
+        InvalidInput: the task cannot compute a loss and its gradient.
+    """
     generator, digest = _generator(0), hashlib.sha256()
-    trees = [task.init(generator)]
-    trees += [task.batch(split, generator) for split in SPLITS] + [task.evaluation_batch(split) for split in SPLITS]
-    for leaf in pytree.tree_leaves(trees):
+    params = task.init(generator)
+    drawn = [task.batch(split, generator) for split in SPLITS]
+    fixed = [task.evaluation_batch(split) for split in SPLITS]
+    for leaf in pytree.tree_leaves([params, drawn, fixed]):
         digest.update(repr((tuple(leaf.shape), leaf.dtype)).encode())
         digest.update(leaf.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    try:
+        seen = _slopes(task, params, drawn)
+        with torch.no_grad():  # a whole split is too much to differentiate
+            seen += [task.loss(params, batch).item() for batch in fixed]
+    except Exception as error:  # whatever a task of somebody else does
+        raise InvalidInput(
+            f"task: {task.name} cannot compute its loss and the gradient on its own batches "
+            f"({type(error).__name__}: {error}). A loss is a tensor () that depends on the weights."
+        ) from error
+    digest.update(repr(([f"{value:.{DIGITS}g}" for value in seen], task.module, task.weight_space)).encode())
     return digest.hexdigest()
+
+
+def _slopes(task: Task, params: Mapping[str, Tensor], batches: Sequence[Batch]) -> list[float]:
+    """The loss on every batch, and the norm of its gradient."""
+    weights = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
+    seen = []
+    for batch in batches:
+        with torch.enable_grad():
+            loss = task.loss(weights, batch)
+        slopes = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
+        seen += [loss.item(), torch.stack([slope.norm() for slope in slopes]).norm().item()]
+    return seen
 
 
 def find(what: str, path: str) -> Any:

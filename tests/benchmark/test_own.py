@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import benchmark
@@ -16,6 +17,7 @@ from benchmark.command_line import prepare
 from benchmark.sources import Own, fingerprint
 from lopt.errors import InvalidInput
 from lopt.rules import PerParameter
+from tasks.own_data import OwnData
 from tests.benchmark import own_tasks
 
 HERE = "tests.benchmark.own_tasks"
@@ -97,3 +99,29 @@ def test_the_command_line() -> None:
         prepare(["task=papers/cifar_mlp"])
     with pytest.raises(InvalidInput, match="leave suite= out"):
         prepare(["task=image_mlp", "suite=demo"])
+
+
+def test_another_loss_gradient_or_module_is_another_task() -> None:
+    def seen(module: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> str:
+        inputs = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+        family = OwnData(module, inputs, inputs.sum(1, keepdim=True), loss, batch_size=8)
+        return fingerprint(family.sample(torch.Generator()))
+
+    def detached(outputs: Tensor, targets: Tensor) -> Tensor:  # the same value, half the gradient
+        return (nn.functional.mse_loss(outputs, targets) + nn.functional.mse_loss(outputs, targets).detach()) / 2
+
+    def net(activation: nn.Module) -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 4), activation, nn.Linear(4, 1))
+
+    mse = nn.functional.mse_loss
+    hashes = [seen(net(nn.Tanh()), loss) for loss in (mse, nn.functional.l1_loss, detached)]
+    hashes += [seen(net(activation), mse) for activation in (nn.ReLU(), nn.LeakyReLU(0.0))]  # of the same values
+    assert len(set(hashes)) == len(hashes)
+    assert seen(net(nn.Tanh()), mse) == hashes[0]
+
+
+def test_a_task_that_cannot_compute_its_loss_says_so() -> None:
+    task = own_tasks.task()
+    task.loss = lambda params, batch: batch[0].sum()  # type: ignore[method-assign]
+    with pytest.raises(InvalidInput, match="task: own_data cannot compute its loss and the gradient"):
+        fingerprint(task)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 import lopt
 from benchmark import cache as cache_module
 from benchmark.cache import Cache, key_of
+from benchmark.clock import cached_costs
 from benchmark.contender_nodes import build_contender, check_node, find_node
 from benchmark.contenders import Contender
 from benchmark.crew import Crew
@@ -24,11 +27,12 @@ from benchmark.muon import MuonWithAdamW
 from benchmark.outcome import Outcome, Race
 from benchmark.race import Plan, Silent, race, run_races
 from benchmark.runs import runs
-from benchmark.sources import Configured, Given
+from benchmark.sources import Configured, Given, find
 from benchmark.step_cost import step_costs
 from lopt.errors import InvalidInput
 from lopt.rules import SGDM, Neuron, PerParameter
 from tasks.task import Task
+from tests.benchmark import own_tasks
 
 MakeTask = Callable[..., Task]
 FAMILY = {"_target_": "tasks.ImageMLP", "data": "digits", "hidden": [4], "batch_size": 8, "evaluation_size": 16}
@@ -203,6 +207,91 @@ def test_a_damaged_cache_is_computed_again(tmp_path: Path) -> None:
             file.write_bytes(b"PK")
         assert np.array_equal(crew.do(job_of(ADAM), lambda steps: None)["test"], first["test"])
     assert "damaged" in said[0]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"\x93NUMPY", b"[]"])
+def test_any_damage_is_computed_again(tmp_path: Path, content: bytes) -> None:
+    said: list[str] = []
+    cache = Cache(tmp_path, said.append)
+    first = cached_costs(SOURCE, [ADAM], cache)
+    cache.save(job_of(ADAM), {"validation": np.zeros((2, 2, 3))})
+    for file in tmp_path.iterdir():
+        file.write_bytes(content)
+    assert cache.load(job_of(ADAM)) is None
+    again = cached_costs(SOURCE, [ADAM], cache)
+    assert again.contenders.keys() == first.contenders.keys()
+    assert [line.partition(":")[0] for line in said] == ["cache of digits, Adam", "times of digits"]
+    assert cached_costs(SOURCE, [ADAM], cache) == again  # what was measured again is kept
+
+
+def test_a_cache_that_cannot_be_written_is_said_once_and_the_race_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said: list[str] = []
+    plan = Plan(6, (0, 1), 3)
+    with Crew(1, Cache(tmp_path / "file" / "cache", said.append)) as crew:
+        (result,) = run_races([(SOURCE, plan)], [ADAM, COUNTED], "Adam", crew, Silent())
+        costs = cached_costs(SOURCE, [ADAM], crew.cache)
+    assert [entry.label for entry in result.entries] == ["Adam", "counted"]
+    assert "Adam" in costs.contenders
+    (line,) = said
+    assert "file/cache: a file cannot be written" in line
+    assert "Name a folder that can be written" in line
+
+
+def test_nothing_partial_is_left(tmp_path: Path) -> None:
+    (tmp_path / "taken" / "inside").mkdir(parents=True)  # a file cannot take the place of a full folder
+    said: list[str] = []
+    Cache(tmp_path, said.append).write("taken", b"x")
+    assert [file.name for file in tmp_path.iterdir()] == ["taken"]
+    assert len(said) == 1
+
+
+def test_what_a_task_gives_is_part_of_its_stamp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def changed() -> Configured:
+        source = Configured("digits", FAMILY, 0)
+        monkeypatch.setattr(type(SOURCE), "load", lambda self: own_tasks.task())  # as if its code or data had changed
+        return source
+
+    said: list[str] = []
+    cache = Cache(tmp_path, said.append)
+    cache.save(job_of(ADAM), {"validation": np.zeros((2, 2, 3))})
+    assert cache.load(job_of(ADAM)) is not None
+    assert cache.load(job_of(ADAM, source=changed())) is None
+    assert said == ["cache of digits, Adam: made by another version (task); computed again"]
+
+
+@pytest.mark.parametrize("edited", ["one_file.py", "a_package/__init__.py", "a_package/parts/core.py"])
+def test_the_code_of_somebody_elses_optimizer_is_part_of_the_stamp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edited: str
+) -> None:
+    (tmp_path / "a_package" / "parts").mkdir(parents=True)
+    code = "import torch\n\ndef make(params, lr):\n    return torch.optim.SGD(params, lr)\n"
+    for file in ("one_file.py", "a_package/__init__.py", "a_package/parts/core.py"):
+        (tmp_path / file).write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = edited.partition("/")[0].removesuffix(".py")
+    monkeypatch.delitem(sys.modules, module, raising=False)  # of another test
+    contender = Contender("mine", find("optimizer", f"{module}.make"), (0.1,))
+    stamps = []
+    for end in ("", "", "# edited\n"):
+        (tmp_path / edited).write_text(code + end)
+        cache_module._code.cache_clear()  # as in another process
+        stamps.append(cache_module.stamp_of(contender))
+    assert stamps[0] == stamps[1] != stamps[2]
+    assert stamps[0].keys() == {"torch", "tasks and runs", module}
+
+
+def test_a_rule_of_somebody_else_is_stamped_as_well() -> None:
+    class Mine(SGDM):
+        """A rule that is not lopt's."""
+
+    assert {"lopt", "tests"} <= cache_module.stamp_of(Contender("mine", Mine(), (0.1,))).keys()
+    assert "tests" not in cache_module.stamp_of(Contender("ours", SGDM(), (0.1,)))
+
+
+@pytest.mark.parametrize("optimizer", [lambda params, lr: None, functools.partial(torch.optim.SGD, momentum=0.5)])
+def test_what_has_no_name_of_its_own_is_not_cached(optimizer: Any) -> None:
+    assert key_of(job_of(Contender("x", optimizer, (0.1,)))) is None
 
 
 def test_what_changes_a_run_changes_its_key(make_task: MakeTask) -> None:
