@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -21,27 +21,41 @@ from lopt.rules.sharded import is_distributed
 _torch: Any = torch  # the foreach operators have no public names
 EXACT = math.inf  # the order of a norm that is finite exactly if all entries are
 
+# Beyond this a sum of squares, or a mean of them without its bias, may leave float32, in which rules compute.
+LARGEST = 1e14
+
+
+class Admitted(NamedTuple):
+    """What a step is made of, and whether it counts."""
+
+    grads: dict[str, Tensor]
+    loss: Tensor | None
+    finite: bool | Tensor  # False: nothing must change; a tensor, (): the device knows, for a capturable step
+
 
 def admit(
-    tensors: Mapping[str, Tensor], param_groups: Sequence[MutableMapping[str, Any]], on_nonfinite: str
-) -> bool | Tensor:
-    """Whether a step with these gradients counts; one that does not is counted in the first group's "skipped_steps".
+    grads: dict[str, Tensor], loss: Tensor | None, param_groups: Sequence[MutableMapping[str, Any]], on_nonfinite: str
+) -> Admitted:
+    """A step that does not count is counted in the first group's "skipped_steps".
 
-    Returns:
-        True; False: it must change nothing; a tensor, (): the device knows, for a capturable step.
+    What is finite and beyond LARGEST is brought to between -LARGEST and LARGEST; in a capturable step, which takes no
+    second look, it counts as infinite.
 
     Raises:
-        InvalidInput: it does not, with on_nonfinite "raise".
+        InvalidInput: the step does not count, with on_nonfinite "raise".
     """
-    finite = all_finite(list(tensors.values()))
+    finite = all_finite([*grads.values(), *([] if loss is None else [loss])], LARGEST)
     first = param_groups[0]
     if any(group["capturable"] for group in param_groups):
         if not isinstance(first["skipped_steps"], Tensor):
             first["skipped_steps"] = torch.full((), first["skipped_steps"], device=finite.device)
         first["skipped_steps"].add_(~finite)
-        return finite
-    if finite or not (names := nonfinite_names(tensors)):
-        return True
+        return Admitted(grads, loss, finite)
+    if finite:
+        return Admitted(grads, loss, True)
+    names = nonfinite_names(grads) + ([] if loss is None else nonfinite_names({"loss": loss}))
+    if not names:
+        return Admitted({k: _bounded(x) for k, x in grads.items()}, None if loss is None else _bounded(loss), True)
     first["skipped_steps"] += 1
     found = f"not finite (NaN or infinite): {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
     if on_nonfinite == "raise":
@@ -52,17 +66,22 @@ def admit(
             'With on_nonfinite="raise" it raises.',
             stacklevel=8,  # where step was called
         )
-    return False
+    return Admitted(grads, loss, False)
 
 
-def all_finite(tensors: Sequence[Tensor]) -> Tensor:
-    """() bool: no entry of any tensor is NaN or infinite.
+def _bounded(x: Tensor) -> Tensor:
+    largest = min(LARGEST, torch.finfo(x.dtype).max)
+    return x.clamp(-largest, largest)
 
-    On a CPU the Euclidean norm runs 20 times faster than the maximum norm, and may overflow: a False there says no
-    more than "look closer".
+
+def all_finite(tensors: Sequence[Tensor], limit: float = math.inf) -> Tensor:
+    """() bool: no entry of any tensor is NaN, infinite, or as large as the limit.
+
+    On a CPU the Euclidean norm runs 20 times faster than the maximum norm, and is larger: a False there says no more
+    than "look closer".
     """
     order = 2.0 if tensors[0].device.type == "cpu" and not torch.compiler.is_compiling() else EXACT
-    return ~_anywhere(tensors, lambda parts: ~_norms(parts, order).isfinite().all())
+    return ~_anywhere(tensors, lambda parts: ~(_norms(parts, order) < limit).all())
 
 
 def all_zero(tensors: Sequence[Tensor]) -> Tensor:

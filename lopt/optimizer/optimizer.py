@@ -11,6 +11,7 @@ import math
 import operator
 import os
 from collections.abc import Callable, Iterable
+from numbers import Real
 from typing import Any, Literal, TypeAlias, overload
 
 import torch
@@ -61,7 +62,8 @@ class LearnedOptimizer(Optimizer):
         capturable: a step may be captured in a CUDA graph: nothing waits for the device, a step with a bad gradient is
             skipped on the device, and the state is held twice during a step.
         on_nonfinite: what to do if a gradient (or the loss) holds NaN or an infinity. "skip": leave weights and state
-            as they were, count it in `skipped_steps`, warn once. "raise": the same, and raise.
+            as they were, count it in `skipped_steps`, warn once. "raise": the same, and raise. Finite numbers beyond
+            1e14, whose squares would leave float32, are brought to 1e14 (in a capturable step they count as infinite).
 
     State: `optimizer.state[p]` holds "step", the number of updates of p, and what the rule's docstring lists, in
     float32 for parameters of half precision, on the device of p. It is made at the first step of p. A step with a
@@ -97,8 +99,8 @@ class LearnedOptimizer(Optimizer):
         given = {"lr": lr, "weight_decay": weight_decay, "maximize": maximize, "foreach": foreach}
         defaults = {**OPTIONS, **given, "capturable": capturable, "rule": type(self.rule).__name__}
         check_options(defaults)
-        if total_steps is not None and not 1 <= total_steps < math.inf:
-            raise InvalidInput(f"Invalid total_steps: {total_steps}. Give the number of steps, at least 1, or None")
+        if total_steps is not None and not (isinstance(total_steps, Real) and 1 <= total_steps < math.inf):
+            raise InvalidInput(f"Invalid total_steps: {total_steps!r}. Give the number of steps, at least 1, or None")
         if on_nonfinite not in ("skip", "raise"):
             raise InvalidInput(f"on_nonfinite: {on_nonfinite!r}; it must be 'skip' or 'raise'")
         if capturable and on_nonfinite == "raise":
@@ -194,7 +196,7 @@ class LearnedOptimizer(Optimizer):
         check_dense(grads)
         device = next(iter(grads.values())).device
         told = None if loss is None else mean_loss(loss, device)
-        finite = admit(grads if told is None else {**grads, "loss": told}, self.param_groups, self.on_nonfinite)
+        grads, told, finite = admit(grads, told, self.param_groups, self.on_nonfinite)
         if finite is False:
             return None
         self._move_rule(device)

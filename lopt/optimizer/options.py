@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -41,8 +42,9 @@ def check_options(options: Mapping[str, Any]) -> None:
         if key == "lr" and isinstance(value, Tensor) and value.numel() != 1:
             raise InvalidInput(f"Tensor lr must be 1-element. Invalid learning rate: {value!r}")
         try:
-            valid = 0 <= float(value) < math.inf
+            valid = isinstance(value, Real | Tensor) and 0 <= float(value) < math.inf
         except (TypeError, ValueError, RuntimeError):
             valid = False
         if not valid:
-            raise InvalidInput(f"Invalid {what}: {value!r}. It must be one number, finite and at least 0")
+            hint = ". YAML reads 1e-3 as a string, and 1.0e-3 as a number" if isinstance(value, str) else ""
+            raise InvalidInput(f"Invalid {what}: {value!r}. It must be one number, finite and at least 0{hint}")

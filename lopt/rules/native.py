@@ -48,7 +48,7 @@ def load(source: Path, rule: str) -> ctypes.CDLL | None:
         return None
     try:
         return ctypes.CDLL(str(_built(chosen, source, rule)))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # a user may have no home, which is the second
         said = getattr(error, "stderr", None) or error
         warnings.warn(
             f"The {rule} rule runs without its kernels for the CPU: {chosen} could not make them ({said}). "

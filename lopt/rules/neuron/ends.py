@@ -34,7 +34,7 @@ def guess_ends(shapes: Mapping[str, Sequence[int]]) -> dict[str, list[bool]]:
     """
     matrices = [shape for shape in shapes.values() if len(shape) > 1]
     written, read = {shape[0] for shape in matrices}, Counter(shape[1] for shape in matrices)
-    channels = {shape[0] for shape in matrices if len(shape) > 2} - {1}  # flattened, they are read as a multiple
+    channels = {shape[0] for shape in matrices if len(shape) > 2} - {0, 1}  # flattened, they are read as a multiple
 
     def output(size: int) -> bool:
         gated = any(size % k == 0 and size // k in read for k in _GATES)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections import Counter, deque
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
@@ -116,22 +117,33 @@ def handfuls(stack: Stack, tensors: slice, most: int) -> Iterator[slice]:
         yield slice(first, min(first + step, stop))
 
 
-_LAYOUTS = 16  # that are remembered, with what belongs to them
-_KEPT: deque[Layout] = deque(maxlen=_LAYOUTS)
+# What is remembered stands in tuples that are replaced, never changed: several threads may train at once, and a graph
+# that is compiled may look a layout up.
+_LAYOUTS = 64  # that are remembered, with what belongs to them: experts have many sets of gradients
+_kept: tuple[Layout, ...] = ()
+_LOCK = threading.Lock()  # of the replacing
 _Given = ParamSpec("_Given")
 _Made = TypeVar("_Made")
 
 
 def layout_of(space: WeightSpace, device: torch.device, dtype: torch.dtype) -> Layout:
     """The layout of a space, made once for each device and dtype."""
-    for kept in _KEPT:
+    for kept in _kept:
         if kept.space is space and kept.device == device and kept.dtype == dtype:
             return kept
-    for kept in _KEPT:
+    for kept in _kept:
         if kept.space == space and kept.device == device and kept.dtype == dtype:
             return kept
-    made = _build(space, device, dtype)
-    _KEPT.append(made)
+    return _remember(space, device, dtype)
+
+
+def _remember(space: WeightSpace, device: torch.device, dtype: torch.dtype) -> Layout:
+    global _kept
+    with torch.inference_mode(False):  # may be used in a graph of autograd later
+        made = _build(space, device, dtype)
+    if type(made.static) is Tensor:  # a fake one must not be kept
+        with _LOCK:
+            _kept = (*_kept, made)[-_LAYOUTS:]
     return made
 
 
@@ -139,15 +151,18 @@ def once_a_layout(
     make: Callable[Concatenate[Layout, _Given], _Made],
 ) -> Callable[Concatenate[Layout, _Given], _Made]:
     """`make`, which remembers what it made of the last layouts and arguments. Layouts are told apart by identity."""
-    kept: deque[tuple[Layout, object, _Made]] = deque(maxlen=_LAYOUTS)
+    kept: tuple[tuple[Layout, object, _Made], ...] = ()
 
     @functools.wraps(make)
     def remembered(layout: Layout, /, *args: _Given.args, **kwargs: _Given.kwargs) -> _Made:
+        nonlocal kept
         for known, given, made in kept:
             if known is layout and given == (args, kwargs):
                 return made
-        kept.append((layout, (args, kwargs), make(layout, *args, **kwargs)))
-        return kept[-1][2]
+        made = make(layout, *args, **kwargs)
+        with _LOCK:
+            kept = (*kept, (layout, (args, kwargs), made))[-_LAYOUTS:]
+        return made
 
     return remembered
 

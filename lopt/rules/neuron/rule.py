@@ -25,6 +25,8 @@ from lopt.rules.rule import Clock, State, Tensors, UpdateRule, Updates
 from lopt.rules.sharded import device_of, is_distributed, whole
 from lopt.weight_space import WeightSpace
 
+_LEAST_BYTES = 4  # of a number that the rule computes with
+
 
 class Neuron(UpdateRule):
     r"""A neural functional over neurons, not weights, that steers Adam's directions: near Adam's cost, any network.
@@ -76,7 +78,7 @@ class Neuron(UpdateRule):
         With deflation "subspace", too: so many numbers for each row or column of a hidden matrix's shorter side.
 
     Raises:
-        InvalidInput: an argument out of its range.
+        InvalidInput: an argument out of its range; in use, θ of half precision.
 
     >>> rule = Neuron()
     >>> sum(p.numel() for p in rule.parameters())
@@ -104,8 +106,8 @@ class Neuron(UpdateRule):
         for name, count, least in (("width", width, 1), ("rounds", rounds, 0)):
             if count < least:
                 raise InvalidInput(f"{name}: {count}; it must be at least {least}")
-        if not 0 <= deflation <= MOST:
-            raise InvalidInput(f"deflation: {deflation}; it must be 0, which is none, to {MOST}")
+        if not isinstance(deflation, int) or not 0 <= deflation <= MOST:
+            raise InvalidInput(f"deflation: {deflation}; it must be 0, which is none, to {MOST}, and an integer")
         if not 0 < eps < math.inf:
             raise InvalidInput(f"eps: {eps}; it must be above 0 and finite")
         self._arguments = {
@@ -198,7 +200,13 @@ class Neuron(UpdateRule):
 
     @property
     def _dtype(self) -> torch.dtype:
-        return self.network.read_time.weight.dtype
+        dtype = self.network.read_time.weight.dtype
+        if dtype.itemsize < _LEAST_BYTES:
+            raise InvalidInput(
+                f"the meta-parameters are of {dtype}, in which averages over 1,000 steps stand still. "
+                "Use rule.float(): the weights may be of any precision"
+            )
+        return dtype
 
     @property
     def _mind(self) -> Mind:

@@ -118,6 +118,32 @@ def test_huge_gradients_are_not_bad_ones(dtype, size):
     assert (p == -0.5).all()
 
 
+@pytest.mark.parametrize("size", [1e15, 1e18, 3e38, 1e45])
+@pytest.mark.parametrize("what", ["gradient", "loss"])
+def test_what_is_finite_and_huge_spoils_nothing(name, what, size):
+    """Squares of it leave float32, in which rules compute."""
+    torch.manual_seed(0)
+    model = network().to(torch.float64 if size > 1e39 else torch.float32)
+    optimizer = LearnedOptimizer(model.named_parameters(), LR[name], rule=build(name, model), on_nonfinite="raise")
+    for step in range(4):
+        for p in model.parameters():
+            p.grad = torch.randn_like(p).clamp(-1, 1)
+        if what == "gradient" and step == 1:
+            spoil(model, size)
+        optimizer.step(loss=torch.tensor(size if what == "loss" and step == 1 else 1.0, dtype=torch.float64))
+    assert optimizer.skipped_steps == 0
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert all(x.isfinite().all() for entries in optimizer.state.values() for x in entries.values())
+
+
+def test_a_parameter_may_be_called_loss():
+    p = nn.Parameter(torch.ones(2))
+    optimizer = LearnedOptimizer([("loss", p)], 0.5, rule=Spy(), on_nonfinite="raise")
+    p.grad = torch.tensor([math.nan, 1.0])
+    with pytest.raises(InvalidInput, match="loss"):
+        optimizer.step(loss=1.0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_every_entry_is_looked_at(dtype):
     for shape in ((), (1,), (7,), (3, 5), (1025,)):

@@ -396,7 +396,7 @@ def test_three_ways_to_the_same_sums(space, shape, monkeypatch):
         monkeypatch.setattr(layout_module, "_FEW", few)
         monkeypatch.setattr(layout_module, "_GATHERED", small)
         monkeypatch.setattr(layout_module, "_SMALL_MATRIX", small)
-        monkeypatch.setattr(layout_module, "_KEPT", [])
+        monkeypatch.setattr(layout_module, "_kept", ())
         ways[way] = layout_of(space, torch.device("cpu"), torch.float64)
     sizes = {
         "to_neurons": ways["matrix"].n_entries,
@@ -796,3 +796,10 @@ def test_theta_is_small_and_serves_every_network():
 def test_arguments_out_of_range(arguments, complaint):
     with pytest.raises(InvalidInput, match=complaint):
         Neuron(**arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_meta_parameters_of_half_precision_are_refused(dtype):
+    space = WeightSpace(SPACES["stack"])
+    with pytest.raises(InvalidInput, match=r"meta-parameters.*float16.*rule\.float\(\)"):
+        neuron().to(dtype).init_state(space, tensors(space, 0))

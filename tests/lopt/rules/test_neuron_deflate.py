@@ -205,7 +205,7 @@ def test_small_matrices_are_shared_by_threads():
     assert all(gap(other, found[0]) == 0 for other in found[1:])
 
 
-@pytest.mark.parametrize("deflation", [-1, 9])
+@pytest.mark.parametrize("deflation", [-1, 9, 4.0])
 def test_no_more_than_the_kernels_are_made_for(deflation):
     with pytest.raises(InvalidInput, match=f"deflation: {deflation}; it must be 0, which is none, to 8"):
         Neuron(deflation=deflation)

@@ -99,3 +99,13 @@ def test_the_output_layer_of_an_untraced_network_moves_as_that_of_a_traced_one()
 
     assert abs(moved(unknown) / moved(known) - 1) < 0.2
     assert moved(known) > 1.5 * moved(hidden)
+
+
+@pytest.mark.parametrize("empty", [(0, 3, 3), (3, 0, 3), (0, 5), (5, 0), (0,)])
+def test_tensors_without_an_entry(empty):
+    params = [nn.Parameter(torch.zeros(empty)), nn.Parameter(torch.ones(4, 4))]
+    optimizer = lopt.LearnedOptimizer(params)
+    for p in params:
+        p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
+    optimizer.step()
+    assert (params[1] != 1).all()

@@ -9,11 +9,13 @@ import itertools
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lopt import LearnedOptimizer, WeightSpace
 from lopt.rules.native import compiler
@@ -21,7 +23,7 @@ from lopt.rules.neuron import hidden
 from lopt.rules.neuron import rule as rule_module
 from lopt.rules.neuron.kernels import choose, cpu, gpu, kernels_here, native
 from lopt.rules.neuron.passes import KEYS, Memory
-from lopt.rules.rule import State
+from lopt.rules.rule import Clock, State
 from tests.lopt.rules.test_neuron import SPACES, WAYS, clocks, gap, neuron, run, run_in_place, tensors, ways
 
 TOLERANCE = 1e-5
@@ -286,3 +288,59 @@ def test_a_step_on_a_gpu_does_not_wait():
 
 if __name__ == "__main__":
     compare_triton()
+
+
+@needs_compiler
+def test_networks_in_threads_of_their_own(monkeypatch):
+    """What is remembered of weight spaces is shared; more of them than are remembered come at once."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+
+    def train(first: int) -> list[nn.Parameter]:
+        shapes = {str(k): (first + 37 * k, first + k + 1) for k in range(20)}
+        params = [nn.Parameter(x) for x in tensors(WeightSpace.from_shapes(shapes), first, torch.float32).values()]
+        optimizers = [LearnedOptimizer([p], rule=rule) for p in params]
+        for _ in range(4):
+            for p, optimizer in zip(params, optimizers, strict=True):
+                p.grad = p.detach().clone()
+                optimizer.step()
+        return params
+
+    rule = neuron(deflation=8).float()
+    alone = [train(first) for first in range(4, 10)]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(train, range(4, 10)))
+    assert all(torch.equal(a, b) for x, y in zip(alone, together, strict=True) for a, b in zip(x, y, strict=True))
+
+
+@needs_compiler
+def test_a_default_device_that_is_not_the_weights(used):
+    space, rule = WeightSpace(MORE_SPACES["stack"]), neuron(deflation=8).float()
+    params, *gradients = (tensors(space, s, torch.float32) for s in range(3))
+    times = clocks(2)
+    wanted = run_in_place(rule, space, params, gradients, times)
+    torch.set_default_device("meta")
+    try:
+        came = run_in_place(rule, space, params, gradients, times)
+    finally:
+        torch.set_default_device(None)
+    assert gap(came[0], wanted[0]) == 0
+    assert set(used) == {cpu.NativeMemory}
+
+
+def test_a_step_in_inference_mode_leaves_nothing_behind():
+    space, rule = WeightSpace({"w": "p:5, q:3", "v": "p:5"}), neuron().float()
+    params, grads = tensors(space, 0, torch.float32), tensors(space, 1, torch.float32)
+    with torch.inference_mode():
+        rule(space, params, grads, rule.init_state(space, params), clocks(1)[0])
+    rule.requires_grad_(True)
+    updates, _ = rule(space, params, grads, rule.init_state(space, params), clocks(1)[0])
+    torch.stack([x.sum() for x in updates.values()]).sum().backward()
+    assert all(p.grad is not None for p in rule.network.tensor_head.parameters())
+
+
+def test_a_fake_layout_is_not_kept():
+    space, rule = WeightSpace({"w": "p:7, q:3"}), neuron().float()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        params = {"w": torch.randn(7, 3)}
+        rule(space, params, params, rule.init_state(space, params), Clock(torch.tensor(0.0)))
+    assert differences(space) < TOLERANCE

@@ -88,8 +88,8 @@ class NativeMemory:
     def advance(self, gains: Sequence[float]) -> Tensor:
         """The first pass: advances the moments; sums over rows and columns, [MOMENTS, E]."""
         layout, parts, n_beside = self.layout, self._table.parts, self._table.beside
-        sums = torch.zeros(MOMENTS, layout.n_entries, dtype=torch.float32)
-        beside = torch.zeros(n_beside, dtype=torch.float32)
+        sums = torch.zeros(MOMENTS, layout.n_entries, dtype=torch.float32, device=layout.device)
+        beside = torch.zeros(n_beside, dtype=torch.float32, device=layout.device)
         self._library.lopt_advance(
             *self._about(parts),
             (ctypes.c_float * len(gains))(*gains),
@@ -105,8 +105,9 @@ class NativeMemory:
         """The second pass: the updates of one group of tensors after the other; some are deflated, see `Memory`."""
         layout, parts, groups = self.layout, self._table.parts, self._table.groups
         rows, columns = plan.rows.contiguous(), plan.columns.contiguous()
-        out = torch.empty(max((group.size for group in groups), default=0), dtype=torch.float32)
-        squares = torch.zeros(len(layout.names), dtype=torch.float32)
+        largest = max((group.size for group in groups), default=0)
+        out = torch.empty(largest, dtype=torch.float32, device=layout.device)
+        squares = torch.zeros(len(layout.names), dtype=torch.float32, device=layout.device)
         inverse = layout.inverse_size[layout.n_entries :]
         for group in groups:
             self._library.lopt_combine(

@@ -46,11 +46,11 @@ def think_in_place(mind: Mind, layout: Layout, sums: Tensor, state: Mapping[str,
     about = [mind.network.read_time.out_features, len(mind.network.rounds), *map(_address, theta)]
     times, logs = [0.0 if x is None else float(x) for x in clock], map(math.log, mind.decays)
     told = _Clock((ctypes.c_double * 3)(*logs), *times, *(x is not None for x in clock[1:]))
-    rows = torch.empty(ROWS, layout.n_rows, dtype=torch.float32)
-    columns = torch.empty(COLUMNS, layout.n_entries - layout.n_rows, dtype=torch.float32)
-    scales = torch.empty(len(layout.names), dtype=torch.float32)
+    shapes = (ROWS, layout.n_rows), (COLUMNS, layout.n_entries - layout.n_rows), (len(layout.names),)
+    rows, columns, scales = (torch.empty(shape, dtype=torch.float32, device=layout.device) for shape in shapes)
+    space = _space_of(layout)
     library.lopt_think(
-        _space_of(layout).numbers.ctypes.data,
+        space.numbers.ctypes.data,
         (ctypes.c_int64 * len(about))(*about),
         ctypes.byref(told),
         sums.contiguous().data_ptr(),
