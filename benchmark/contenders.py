@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -103,9 +104,9 @@ class Contender:
         return float(default) if isinstance(default, int | float) else None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Contender:
-        """The same, with an update rule's parameters brought there."""
+        """The same, with a copy of an update rule there; the rule itself stays as it is."""
         if isinstance(self.optimizer, UpdateRule):
-            return replace(self, optimizer=self.optimizer.to(device, dtype))
+            return replace(self, optimizer=copy.deepcopy(self.optimizer).to(device, dtype))
         return self
 
     def make(self, named: Sequence[tuple[str, Tensor]], setting: Setting, space: WeightSpace) -> Optimizer:

@@ -108,8 +108,8 @@ def race_on_model(
 ) -> Outcome:
     """Races on a module and data of your own. The first contender is the reference.
 
-    The rows of the loader are shuffled once and split into 60 % train, 20 % validation, 20 % test; the weights that
-    `model` holds are not used, each seed draws its own by `reset_parameters`.
+    The rows of the loader are shuffled once and split into 60 % train, 20 % validation, 20 % test. The weights that
+    `model` holds are neither used nor changed: each seed draws its own by `reset_parameters` of a copy.
 
     Args:
         loss: (outputs, targets) -> ().
@@ -119,7 +119,8 @@ def race_on_model(
         weight_space: of the model; by default what `tasks.weight_space_of` finds.
 
     Raises:
-        InvalidInput: an unknown contender, an empty loader, a module that cannot be initialised again, too few rows.
+        InvalidInput: an unknown contender, an empty loader, too few rows, a module that cannot be initialised again, or
+            a module or loss that `OwnData` refuses, as BatchNorm and Dropout in training mode.
     """
     batches = [(inputs, targets) for inputs, targets in loader]
     if not batches:

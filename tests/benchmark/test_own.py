@@ -125,3 +125,16 @@ def test_a_task_that_cannot_compute_its_loss_says_so() -> None:
     task.loss = lambda params, batch: batch[0].sum()  # type: ignore[method-assign]
     with pytest.raises(InvalidInput, match="task: own_data cannot compute its loss and the gradient"):
         fingerprint(task)
+
+
+def test_a_race_leaves_model_and_rule_as_they_were() -> None:
+    torch.manual_seed(0)
+    model, rule = nn.Linear(3, 1).double(), PerParameter()
+    table = TensorDataset(*(part.double() for part in loader().dataset[:]))
+    before = {name: value.clone() for name, value in (model.state_dict() | rule.state_dict()).items()}
+    contenders = ["adam", rule]
+    batches = DataLoader(table, batch_size=8)
+    benchmark.race(model, nn.functional.mse_loss, batches, contenders=contenders, steps=10, seeds=2)
+    for name, value in (model.state_dict() | rule.state_dict()).items():
+        assert value.dtype == before[name].dtype
+        assert torch.equal(value, before[name])
