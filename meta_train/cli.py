@@ -44,17 +44,20 @@ def run(config_name: str, job: Callable[[DictConfig], int | None]) -> None:
     What the caller did wrong is printed without a traceback, and the exit code is 2.
     """
 
+    begun: list[bool] = []
+
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
     def start(config: DictConfig) -> None:
+        begun.append(True)
         try:
             OmegaConf.resolve(config)
             sys.exit(job(config))
         except (InvalidInput, OmegaConfBaseException) as error:
             sys.exit(_fail(error))
         except InstantiationException as error:  # what a constructor refused
-            if not isinstance(error.__cause__, InvalidInput):
+            if not _refused(error.__cause__):
                 raise
-            sys.exit(_fail(error.__cause__))
+            sys.exit(_fail(str(error.__cause__)))
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a defect of ours keeps its traceback
     try:
@@ -62,8 +65,23 @@ def run(config_name: str, job: Callable[[DictConfig], int | None]) -> None:
         start()
     except (InvalidInput, HydraException) as error:  # a name, or an override that Hydra cannot read
         sys.exit(_fail(error))
+    except OSError as error:
+        if begun:
+            raise
+        sys.exit(_fail(f"out: {unwritable(error)}"))  # Hydra makes the folder before it calls the job
 
 
-def _fail(error: BaseException) -> int:
+def unwritable(error: OSError) -> str:
+    """A folder or file that cannot be made, in words."""
+    return f"'{error.filename}' cannot be made: {error.strerror or error}. Give another folder, out="
+
+
+def _refused(cause: BaseException | None) -> bool:
+    """Whether a constructor refused what it was given: in words of ours, or because it does not take such arguments."""
+    call = cause.__traceback__ if isinstance(cause, TypeError) else None
+    return isinstance(cause, InvalidInput) or (call is not None and call.tb_next is None)
+
+
+def _fail(error: BaseException | str) -> int:
     print(f"error: {error}", file=sys.stderr)
     return 2

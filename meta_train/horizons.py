@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 import torch
 
 from lopt.errors import InvalidInput
+from meta_train.arguments import check_whole, is_number
 
 
 class Horizon(ABC):
@@ -81,8 +82,7 @@ class Growing(Horizon):
 
     def __init__(self, low: int, high: int, over: int) -> None:
         _check_range(low, high)
-        if over < 1:
-            raise InvalidInput(f"horizon.over: {over}; give the number of meta-steps of its growth, at least 1")
+        check_whole(**{"horizon.over": over})
         self.low, self.high, self.over = low, high, over
 
     @property
@@ -106,6 +106,7 @@ def as_horizon(horizon: int | Horizon, truncation: int) -> Horizon:
                 "horizon must be no shorter than the truncation"
             )
         return horizon
+    check_whole(**{"estimator.horizon": horizon})
     if horizon < truncation or horizon % truncation:
         near = max(1, round(horizon / truncation)) * truncation
         raise InvalidInput(
@@ -121,5 +122,5 @@ def truncations(horizon: float, truncation: int) -> int:
 
 
 def _check_range(low: float, high: float) -> None:
-    if not 0 < low <= high < math.inf:
+    if not (is_number(low) and is_number(high) and 0 < low <= high < math.inf):
         raise InvalidInput(f"horizon: {low} to {high} inner steps; the first must be above 0, and the last no smaller")

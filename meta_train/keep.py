@@ -6,6 +6,7 @@ import io
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,8 +16,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from lopt.errors import InvalidInput
+from meta_train.arguments import check_above_zero
 from meta_train.ranks import any_rank
+from meta_train.resuming import SETTINGS
 from meta_train.saving import write_atomically
 
 
@@ -49,11 +51,16 @@ class KeepRun(Callback):
     At the first signal the meta-step under way is finished, so that what is saved is whole; at the second Ctrl-C the
     run stops at once, and the last checkpoint is the one of some minutes ago. Of several processes the first keeps the
     time, and a signal to any of them stops all.
+
+    Args:
+        folder: of the run.
+        minutes: between two checkpoints.
+        settings: kept in each checkpoint, to be compared with those of the run that goes on from it.
     """
 
-    def __init__(self, folder: Path, minutes: float) -> None:
-        if not minutes > 0:
-            raise InvalidInput(f"checkpoint_minutes: {minutes}; the time between two checkpoints must be above 0")
+    def __init__(self, folder: Path, minutes: float, settings: Mapping[str, Any]) -> None:
+        check_above_zero(checkpoint_minutes=minutes)
+        self.settings = dict(settings)
         self.path, self.interval = folder / "last.ckpt", 60 * minutes
         self.saved = 0.0
         self.received: int | None = None
@@ -79,6 +86,9 @@ class KeepRun(Callback):
         if any_rank(trainer.is_global_zero and time.monotonic() - self.saved > self.interval, device):
             trainer.save_checkpoint(self.path)
             self.saved = time.monotonic()
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[SETTINGS] = self.settings
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         trainer.save_checkpoint(self.path)

@@ -7,17 +7,20 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import IterableDataset
 
 from lopt.errors import InvalidInput
 from lopt.rules import UpdateRule
+from meta_train.arguments import check_above_zero
 from meta_train.estimators import Estimator, Particles, Share
 from meta_train.ranks import joined, mean_over_ranks, world
 from meta_train.validation import MetaValidation
 from tasks.task import TaskFamily
+
+LEAST_NOISE = 1e-30  # where contributions are all alike
 
 
 class Forever(IterableDataset[int]):
@@ -26,6 +29,24 @@ class Forever(IterableDataset[int]):
     def __iter__(self) -> Iterator[int]:
         while True:
             yield 0
+
+
+def signal_to_noise(norm: Tensor, squared_norm: Tensor, count: int) -> Tensor:
+    r"""How far the mean of independent contributions stands out of its standard error.
+
+    $$ s = \sqrt{\max(|\bar g|^2 - e^2, 0)} / e, \quad e^2 = (\overline{|g|^2} - |\bar g|^2) / (N - 1) $$
+
+    The squared length of the mean is that of the true one and e² of noise, so this is 0 where there is nothing else.
+
+    Args:
+        norm: |ḡ|, of the mean. squared_norm: the mean of |g|². count: N.
+
+    >>> signal_to_noise(torch.tensor(3.0), torch.tensor(12.0), 4)  # e² = 1, and 8 of 9 are signal
+    tensor(2.8284, dtype=torch.float64)
+    """
+    length = norm.double() ** 2
+    noise = (squared_norm.double() - length).clamp_min(0) / max(1, count - 1)
+    return (length - noise).clamp_min(0).sqrt() / noise.sqrt().clamp_min(LEAST_NOISE)
 
 
 class MetaTraining(L.LightningModule):
@@ -57,8 +78,7 @@ class MetaTraining(L.LightningModule):
         validation: MetaValidation | None = None,
     ) -> None:
         super().__init__()
-        if not clip > 0:
-            raise InvalidInput(f"clip: {clip}; the norm at which the meta-gradient is clipped must be above 0")
+        check_above_zero(clip=clip)
         self.automatic_optimization = False
         self.rule, self.family, self.estimator = rule, family, estimator
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
@@ -76,10 +96,15 @@ class MetaTraining(L.LightningModule):
         return {name: p for name, p in self.rule.named_parameters() if p.requires_grad}
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(list(self.fitted.values()))
-        if self.make_scheduler is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
+        what = "optimizer"
+        try:
+            optimizer = self.make_optimizer(list(self.fitted.values()))
+            if self.make_scheduler is None:
+                return optimizer
+            what = "scheduler"
+            return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
+        except (TypeError, ValueError) as error:  # what PyTorch's own say of arguments that they do not take
+            raise InvalidInput(f"{what}: {error}. Give others, such as those in configs/meta_train.yaml") from error
 
     def train_dataloader(self) -> Forever:
         return Forever()
@@ -101,10 +126,8 @@ class MetaTraining(L.LightningModule):
             assert isinstance(scheduler, LRScheduler)
             scheduler.step()  # pyright: ignore[reportCallIssue]
         self.particles = estimate.particles
-        noise = (shared.pop("squared_norm").double() - norm.double() ** 2).clamp_min(0) / max(
-            1, self.estimator.count - 1
-        )
-        shared |= {"meta_gradient_norm": norm, "meta_gradient_snr": norm / noise.sqrt().clamp_min(1e-30)}
+        snr = signal_to_noise(norm, shared.pop("squared_norm"), self.estimator.count)
+        shared |= {"meta_gradient_norm": norm, "meta_gradient_snr": snr}
         self.metrics = {name: float(value) for name, value in shared.items()} | self._validate()
         self.log_dict(self.metrics)
 

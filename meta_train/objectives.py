@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lopt.errors import InvalidInput
+from meta_train.arguments import check_whole, is_number
 
 
 class Objective(ABC):
@@ -42,7 +43,7 @@ class OverTime(Objective):
     """
 
     def __init__(self, late: float = 0.0) -> None:
-        if not 0 <= late < math.inf:
+        if not (is_number(late) and 0 <= late < math.inf):
             raise InvalidInput(f"objective.late: {late}; give a power of time, 0 or above")
         self._late = late  # not a part of what is measured: the reference keeps its curves by the public ones
 
@@ -91,8 +92,7 @@ class FinalLoss(Objective):
     name: ClassVar[str] = "final"
 
     def __init__(self, last: int = 10) -> None:
-        if last < 1:
-            raise InvalidInput(f"objective.last: {last}; give the number of steps to look at, at least 1")
+        check_whole(**{"objective.last": last})
         self.last = last
 
     def measure(self, losses: Tensor, validation: Tensor | None) -> Tensor:

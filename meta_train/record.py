@@ -1,4 +1,4 @@
-"""What a run leaves behind besides checkpoints: the log of its metrics, a plot of them, and the best θ so far."""
+"""What a run leaves behind besides checkpoints: its settings, the log of its metrics, a plot, and the best θ so far."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from omegaconf import OmegaConf
 
 from lopt import save_rule
 from meta_train.module import MetaTraining
 from meta_train.plots import draw_run
+from meta_train.resuming import remove_left
 
 FLUSH_EVERY = 10  # meta-steps
 PLOT_INTERVAL = 30.0  # seconds
@@ -24,18 +26,22 @@ PLOT_INTERVAL = 30.0  # seconds
 class KeepRecord(Callback):
     """Appends the metrics of every meta-step to `log.jsonl`; draws `curves.png` and saves `best.safetensors`.
 
+    Nothing is written before a checkpoint that the run goes on from has been accepted; then come `config.yaml`, and
+    `initial.safetensors` where there was none.
+
     The plot is drawn at every evaluation, or every `plot_every` meta-steps where there is none, though not more often
     than every half minute, and at the end. The best θ is that of the least loss on held-out tasks. A resumed run goes
     on in the log of the one before. Where a file cannot be written a warning says so, and the run goes on.
 
     Args:
         folder: of the run.
-        card: what the saved rule's card says besides its evaluation.
+        card: what the saved rule's card says besides its evaluation; "config" holds the settings.
+        anew: whether what the folder holds is of another run, to be removed.
         plot_every: meta-steps between plots of a run that is not validated.
     """
 
-    def __init__(self, folder: Path, card: Mapping[str, Any], plot_every: int = 100) -> None:
-        self.folder, self.card, self.plot_every = folder, dict(card), plot_every
+    def __init__(self, folder: Path, card: Mapping[str, Any], anew: bool, plot_every: int = 100) -> None:
+        self.folder, self.card, self.anew, self.plot_every = folder, dict(card), anew, plot_every
         self.records: list[dict[str, float]] = []
         self.unwritten: list[str] = []
         self.plotted = time.monotonic()
@@ -47,8 +53,13 @@ class KeepRecord(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
+        if self.anew:
+            remove_left(self.folder)
+        self._write(OmegaConf.to_yaml(self.card["config"]), "w", self.folder / "config.yaml")
+        if trainer.global_step == 0:
+            self._save("initial.safetensors", pl_module, {"meta_steps": 0})
         self.records = [record for record in read_log(self.path) if record["step"] < trainer.global_step]
-        self._write("".join(map(_line, self.records)), "w")
+        self._write("".join(map(_line, self.records)), "w", self.path)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -66,7 +77,8 @@ class KeepRecord(Callback):
         if len(self.unwritten) >= FLUSH_EVERY or "validation" in metrics:
             self._flush()
         if better:
-            self._save_best(pl_module, step)
+            seen = {key: value for key, value in metrics.items() if key.startswith("validation")}
+            self._save("best.safetensors", pl_module, {"meta_steps": step, **seen})
         due = "validation" in metrics or (pl_module.validation is None and step % self.plot_every == 0)
         if due and time.monotonic() - self.plotted > PLOT_INTERVAL:
             self._plot()
@@ -85,15 +97,16 @@ class KeepRecord(Callback):
             self._flush()
 
     def _flush(self) -> None:
-        self._write("".join(self.unwritten), "a")
+        if self.unwritten:
+            self._write("".join(self.unwritten), "a", self.path)
         self.unwritten = []
 
-    def _save_best(self, module: MetaTraining, step: int) -> None:
-        seen = {key: value for key, value in module.metrics.items() if key.startswith("validation")}
+    def _save(self, name: str, module: L.LightningModule, seen: Mapping[str, float]) -> None:
+        assert isinstance(module, MetaTraining)
         try:
-            save_rule(self.folder / "best.safetensors", module.rule, {**self.card, "meta_steps": step, **seen})
+            save_rule(self.folder / name, module.rule, {**self.card, **seen})
         except OSError as error:
-            _warn(self.folder / "best.safetensors", error)
+            _warn(self.folder / name, error)
 
     def _plot(self) -> None:
         self.plotted = time.monotonic()
@@ -102,13 +115,13 @@ class KeepRecord(Callback):
         except OSError as error:
             _warn(self.folder / "curves.png", error)
 
-    def _write(self, text: str, mode: str) -> None:
+    def _write(self, text: str, mode: str, path: Path) -> None:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open(mode, encoding="utf-8") as file:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open(mode, encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
-            _warn(self.path, error)
+            _warn(path, error)
 
 
 def read_log(path: Path) -> list[dict[str, float]]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lopt.errors import InvalidInput
 from lopt.rules.rule import UpdateRule
+from meta_train.arguments import check_whole
 from meta_train.horizons import truncations
 from meta_train.keys import generator
 from meta_train.objectives import MeanLoss, Objective, ceiling, clipped
@@ -33,7 +33,7 @@ class MetaValidation:
         every: meta-steps between two evaluations.
 
     Raises:
-        InvalidInput: a number is not positive.
+        InvalidInput: a number is not a whole one of at least 1.
     """
 
     def __init__(
@@ -48,9 +48,7 @@ class MetaValidation:
         every: int = 50,
     ) -> None:
         numbers = {"members": members, "tasks": tasks, "horizon": horizon, "truncation": truncation, "every": every}
-        for name, value in numbers.items():
-            if value < 1:
-                raise InvalidInput(f"validation.{name}: {value}; it must be at least 1")
+        check_whole(**{f"validation.{name}": value for name, value in numbers.items()})
         self.family, self.members, self.tasks, self.every = family, members, tasks, every
         self.truncation, self.pieces = truncation, truncations(horizon, truncation)
         self.objective, self.reference = objective or MeanLoss(), reference

@@ -22,6 +22,7 @@ from lopt.errors import InvalidInput
 from lopt.functionals.checks import check_probability
 from lopt.rules.rule import UpdateRule
 from lopt.weight_space import WeightSpace
+from meta_train.arguments import check_above_zero, check_whole
 from meta_train.estimators.estimator import Cohort, Particles, Share
 from meta_train.horizons import Horizon, as_horizon, truncations
 from meta_train.keys import generator
@@ -75,10 +76,9 @@ class Episodes:
         copies: int = 2,
         in_step: bool = False,
     ) -> None:
-        positive = {"pairs": pairs, "populations": populations, "truncation": truncation, "loss_clip": loss_clip}
-        for name, value in positive.items():
-            if not value > 0:
-                raise InvalidInput(f"estimator.{name}: {value}; it must be above 0")
+        counts = {"pairs": pairs, "populations": populations, "truncation": truncation}
+        check_whole(**{f"estimator.{name}": value for name, value in counts.items()})
+        check_above_zero(**{"estimator.loss_clip": loss_clip})
         shares = {"tell_horizon": tell_horizon, "tell_symmetry": tell_symmetry, "tell_loss": tell_loss}
         check_probability(**{f"estimator.{name}": share for name, share in shares.items()})
         self.pairs, self.populations, self.truncation = pairs, populations, truncation
@@ -300,6 +300,9 @@ class Episodes:
         leaves, spec = pytree.tree_flatten(blank.population)
         wanted = {f"population.{k}": self._by_pair(x) for k, x in enumerate(leaves)}
         wanted |= {f"perturbation.{k}": x for k, x in blank.perturbation.items()}
+        for name in saved.keys() - wanted.keys():
+            if name.startswith(("population.", "perturbation.")):
+                raise InvalidInput(f"{name} is of it, and not of this run")
         for name, x in wanted.items():
             if name not in saved or (saved[name].shape, saved[name].dtype) != (x.shape, x.dtype):
                 raise InvalidInput(f"{name} does not fit")

@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lopt.errors import InvalidInput
 from lopt.rules.rule import Tensors, UpdateRule
+from meta_train.arguments import check_above_zero
 from meta_train.estimators.episodes import Episodes, Place
 from meta_train.estimators.estimator import WHOLE, Cohort, Estimate, Estimator, Particles, Share
 from meta_train.horizons import Horizon
@@ -69,12 +69,8 @@ class Evolution(Estimator):
         tell_loss: float = 1.0,
         compiled: bool = False,
     ) -> None:
-        for name, value in (
-            ("std", std),
-            ("difference_clip", math.inf if difference_clip is None else difference_clip),
-        ):
-            if not value > 0:
-                raise InvalidInput(f"estimator.{name}: {value}; it must be above 0")
+        highest = math.inf if difference_clip is None else difference_clip
+        check_above_zero(**{"estimator.std": std, "estimator.difference_clip": highest})
         self.std, self.difference_clip = std, difference_clip
         self.episodes = Episodes(
             pairs,

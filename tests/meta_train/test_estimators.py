@@ -8,6 +8,7 @@ from lopt.rules import SGDM, PerParameter
 from meta_train.estimators import PES, ESSingle, FullES, Share, TruncatedBackprop, TruncatedES
 from meta_train.horizons import Growing, LogUniform
 from meta_train.keys import generator
+from meta_train.module import signal_to_noise
 from meta_train.objectives import FinalLoss, MeanLoss, Objective, ValidationLoss
 from meta_train.unroll import Population, draw, start, unroll
 from tasks import Mixture, Quadratic
@@ -195,6 +196,19 @@ def test_a_constant_in_the_loss_changes_no_meta_gradient(estimator_class):
     for k, g in gradients[0].items():
         torch.testing.assert_close(gradients[1][k], g, rtol=1e-6, atol=1e-9)
     assert gradients[1]["log_scale"].abs() > 0
+
+
+def snr_of(contributions):
+    mean = contributions.mean(0)
+    return float(signal_to_noise(mean.norm(), contributions.square().sum(1).mean(), len(contributions)))
+
+
+def test_the_signal_to_noise_is_that_of_known_contributions():
+    g = torch.Generator().manual_seed(0)
+    noise = torch.stack([torch.randn(16, 2000, generator=g) for _ in range(50)])  # of a standard error 2000 / 16
+    assert sum(snr_of(one) for one in noise) / 50 < 0.15
+    mean = torch.full((2000,), 0.5)  # so 0.25 * 2000 of signal, against this
+    assert sum(snr_of(one + mean) for one in noise) / 50 == pytest.approx(2.0, abs=0.05)
 
 
 def test_staggered_starts_cover_the_horizon():

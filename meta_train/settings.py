@@ -1,0 +1,41 @@
+"""What no class checks of a command line, before any work starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from lopt.errors import InvalidInput, unknown
+from meta_train.arguments import check_above_zero, check_whole
+from meta_train.cli import CONFIGS, unwritable
+
+DTYPES = ("float32", "float64")
+LARGEST_SEED = 2**32 - 1
+
+
+def check_settings(config: DictConfig) -> None:
+    """Raises InvalidInput where a setting cannot be used."""
+    known = ["rule", "family", "estimator", *map(str, OmegaConf.load(CONFIGS / "meta_train.yaml"))]
+    for key in map(str, config):
+        if key not in known:
+            raise unknown("key", key, set(known) - {"defaults", "hydra"})
+    check_whole(steps=config.steps)
+    check_whole(least=0, most=LARGEST_SEED, seed=config.seed)
+    if config.threads is not None:
+        check_whole(threads=config.threads)
+    check_above_zero(clip=config.clip, checkpoint_minutes=config.checkpoint_minutes)
+    if config.dtype not in DTYPES:
+        raise InvalidInput(
+            f"dtype: {config.dtype!r}; give {' or '.join(DTYPES)}: a meta-gradient is made of small differences, which "
+            "fewer bits do not hold"
+        )
+    try:
+        torch.empty(0, device=config.device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise InvalidInput(f"device: {config.device!r} cannot be used: {str(error).splitlines()[0]}") from None
+    try:
+        Path(config.out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(f"out: {unwritable(error)}") from None
