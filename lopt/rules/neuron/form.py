@@ -26,6 +26,10 @@ ROLES = ("out", "in", "vector", "other")  # of an axis: the first, the second, t
 Table: TypeAlias = tuple[tuple[str, int], ...]  # the groups that tell its neurons apart, with their sizes
 _Places: TypeAlias = dict[str, np.ndarray]  # group -> its position at each entry
 
+# More positions than the first, with fewer weights each than the second, have no neurons: those of a long vector or a
+# thin matrix would cost more than all else.
+_MANY, _FEW = 1 << 16, 8
+
 
 class Slot(NamedTuple):
     """Where the entries of one side meet the neurons of one table."""
@@ -125,9 +129,10 @@ def _slots(name: str, axes: Sequence[Axis], start: int, stop: int, lead: Sequenc
     """The slots of the side that is made of `lead` and axes[start:stop]."""
     side = [*lead, *axes[start:stop]]
     sizes = [axis.size for axis in side]
-    if not math.prod(sizes):
+    count = math.prod(sizes)
+    if not count or (count > _MANY and math.prod(axis.size for axis in axes) < count * _FEW):
         return ()
-    positions = np.unravel_index(np.arange(math.prod(sizes)), sizes) if sizes else ()
+    positions = np.unravel_index(np.arange(count), sizes) if sizes else ()
     stand: dict[int, _Places] = {0: {}}  # on which axis
     for k, (axis, position) in enumerate(zip(side, positions, strict=True)):
         stand.setdefault(start + k - len(lead) if k >= len(lead) else 0, {}).update(_places(axis, position))

@@ -19,9 +19,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lopt import LearnedOptimizer, WeightSpace
 from lopt.rules.native import compiler
-from lopt.rules.neuron import hidden
+from lopt.rules.neuron import form, hidden
 from lopt.rules.neuron import rule as rule_module
 from lopt.rules.neuron.kernels import choose, cpu, gpu, kernels_here, native
+from lopt.rules.neuron.layout import layout_of
 from lopt.rules.neuron.passes import KEYS, Memory
 from lopt.rules.rule import Clock, State
 from tests.lopt.rules.test_neuron import SPACES, WAYS, clocks, gap, neuron, run, run_in_place, tensors, ways
@@ -344,3 +345,29 @@ def test_a_fake_layout_is_not_kept():
         params = {"w": torch.randn(7, 3)}
         rule(space, params, params, rule.init_state(space, params), Clock(torch.tensor(0.0)))
     assert differences(space) < TOLERANCE
+
+
+@needs_compiler
+@ways
+def test_many_positions_with_few_weights_have_no_neurons(monkeypatch, way):
+    """A long vector and the long side of a thin matrix; the long side of a full one keeps its own."""
+    monkeypatch.setattr(form, "_MANY", 90)
+    space = WeightSpace({"vector": "x:100", "thin": "x:100, y:3", "full": "x:100, z:20", "short": "z:20"})
+    layout = layout_of(space, torch.device("cpu"), torch.float32)
+    assert layout.n_neurons == 100 + 3 + 20
+    entries = {name: len(slots) for name in space for slots in [form.form_of(name, space[name]).column_slots]}
+    assert entries == {"vector": 0, "thin": 1, "full": 1, "short": 1}
+    assert not form.form_of("thin", space["thin"]).row_slots
+    assert form.form_of("full", space["full"]).row_slots
+    assert differences(space, steps=3, **way) < TOLERANCE
+
+
+@needs_compiler
+def test_without_a_home_there_are_no_kernels(monkeypatch):
+    def homeless(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("LOPT_CACHE", raising=False)
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    with pytest.warns(UserWarning, match="without its kernels"):
+        assert native.library.__wrapped__() is None

@@ -107,7 +107,7 @@ class Network {
                 for (int r = 0; r < kRoles; ++r) {
                     if (s.to_neurons.none(i * kRoles + r)) continue;  // what is not there is zero
                     const float *role = w.data() + r * kFeatures * c, *presence = w.data() + (roles + r) * c;
-                    s.to_neurons.one(i * kRoles + r, tokens.feature.data(), kFeatures, met);
+                    s.to_neurons.one(i * kRoles + r, tokens.feature.get(), kFeatures, met);
                     add_products<C, 1>(role, met, kFeatures, 0, c, own);
                     for (int64_t j = 0; j < c; ++j) own[j] += presence[j];
                 }

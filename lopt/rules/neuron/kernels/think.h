@@ -42,7 +42,7 @@ inline void think(const Space& s, const Tokens& tokens, const Network& network, 
         const float m = tokens.logs[MM * n + t], v = tokens.logs[V * n + t];
         const float dm = tokens.debias[t], ds = tokens.debias[n + t], dv = tokens.debias[2 * n + t];
         const float size = 0.5f * (m - v), half = 0.5f * v, base = -dm - half;
-        const float known = tokens.mean[MM * tokens.all + s.entries + t] * std::exp(-m);
+        const float known = tokens.mean[MM * n + t] * std::exp(-m);
         const float found[kMoments] = {
             std::exp(size - half) * h[0],
             std::exp(base) * (1 + h[1]),
@@ -64,8 +64,7 @@ inline void think(const Space& s, const Tokens& tokens, const Network& network, 
             float factor;
             s.to_entries.one(e, network.correction.data(), 1, &factor);
             factor = exponential(factor);
-            const float r = tokens.root[V * tokens.all + e];
-            const float centre = factor * (tokens.mean[M * tokens.all + e] * r);
+            const float r = tokens.root[e], centre = factor * tokens.centre[e];
             if (e < s.rows) {
                 for (int k = 0; k < 5; ++k) out.rows[k * s.rows + e] = number[k * n + t] * factor;
                 out.rows[5 * s.rows + e] = number[5 * n + t] * (factor * (r * roots[t]));

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "elementary.h"
@@ -22,9 +23,10 @@ class Tokens {
     // Advances the counters of each tensor: how many steps it took, (), and what it remembers of the loss, [4].
     Tokens(const Space& s, const Clock& clock, const float* sums, float* const* steps, float* const* losses,
            int64_t threads)
-        : all(s.entries + s.tensors), debias(3 * s.tensors), mean(kMoments * all), root(4 * all),
-          feature(kFeatures * all), logs(4 * s.tensors), tensor(s.tensors * kTensorFeatures), s(s), clock(clock),
-          sums(sums), steps(steps), losses(losses), threads(threads) {
+        : debias(3 * s.tensors), mean(kMoments * s.tensors), logs(4 * s.tensors), tensor(s.tensors * kTensorFeatures),
+          root(new float[s.entries]), centre(new float[s.entries]),
+          feature(new float[(s.entries + s.tensors) * kFeatures]), s(s), clock(clock), sums(sums), steps(steps),
+          losses(losses), threads(threads), correction(kMoments * s.tensors) {
         moments();
         tensor_features();
     }
@@ -46,18 +48,18 @@ class Tokens {
         return std::log(std::max(horizon - step, 1.0f) / std::max(horizon, 1.0f));
     }
 
-    const int64_t all;          // A
     std::vector<float> debias;  // [3, T]: logarithms
-    std::vector<float> mean;    // [kMoments, A]
-    std::vector<float> root;    // [4, A]: one over the roots of g g, m m, w w and v, guarded
-    std::vector<float> feature;  // [A, kFeatures]
-    std::vector<float> logs;    // [4, T]: of the same four, of the tensors
+    std::vector<float> mean;    // [kMoments, T]
+    std::vector<float> logs;    // [4, T]: of g g, m m, w w and v, guarded
     std::vector<float> tensor;  // [T, kTensorFeatures]
+    // Of a long vector nothing is written to most of the last one, so that it takes no memory.
+    std::unique_ptr<float[]> root;     // [E]: one over the root of v, guarded
+    std::unique_ptr<float[]> centre;   // [E]: the mean of m times that
+    std::unique_ptr<float[]> feature;  // [A, kFeatures]
 
   private:
     void moments() {
         const int64_t n = s.tensors;
-        std::vector<float> correct(kMoments * n);
         std::vector<double> totals(kMoments * n);
         for (int64_t t = 0; t < n; ++t) {
             *steps[t] += 1;
@@ -67,56 +69,69 @@ class Tokens {
                 debias[k * n + t] = d[k];
             }
             const float powers[kMoments] = {0, 2 * d[0], 0, d[2], d[0], d[0] + d[1], d[1], d[0]};
-            for (int k = 0; k < kMoments; ++k) correct[k * n + t] = std::exp(-powers[k]);
+            for (int k = 0; k < kMoments; ++k) correction[k * n + t] = std::exp(-powers[k]);
         }
         for (int k = 0; k < kMoments; ++k)
             for (int64_t e = 0; e < s.rows; ++e) totals[k * n + s.tensor[e]] += sums[k * s.entries + e];
         for (int k = 0; k < kMoments; ++k)
             for (int64_t t = 0; t < n; ++t)
-                mean[k * all + s.entries + t] =
-                    static_cast<float>(totals[k * n + t]) * correct[k * n + t] * s.inverse_size[s.entries + t];
-        features(s.entries, all);
-        in_blocks(s.entries, threads, [&](int64_t first, int64_t last) {
-            for (int k = 0; k < kMoments; ++k)
-                for (int64_t e = first; e < last; ++e)
-                    mean[k * all + e] = sums[k * s.entries + e] * correct[k * n + s.tensor[e]] * s.inverse_size[e];
-            features(first, last);
-        });
+                mean[k * n + t] = static_cast<float>(totals[k * n + t]) * correction[k * n + t] *
+                                  s.inverse_size[s.entries + t];
+        features(s.entries, s.entries + n);
+        in_blocks(s.entries, threads, [&](int64_t first, int64_t last) { features(first, last); });
     }
 
-    // The features of some entries from their means; those of the tensors must be there, or be made.
+    // The features of some entries; those of the tensors must be there, or be made.
     void features(int64_t first, int64_t last) {
-        for (; first < last; first += kTogether) features_of(first, std::min(kTogether, last - first));
+        for (; first < last; first += kTogether) {
+            const int64_t count = std::min(kTogether, last - first);
+            if (first >= s.entries || !bare(first, count)) features_of(first, count);
+        }
     }
+
+    // Whether no neuron stands at any of these entries, so that nobody reads their features.
+    bool bare(int64_t first, int64_t count) {
+        bool none = true;
+        for (int64_t e = first; e < first + count; ++e) {
+            const int64_t t = s.tensor[e];
+            root[e] = 1 / std::sqrt(mean_at(V, e) + guard(V, t));
+            centre[e] = mean_at(M, e) * root[e];
+            none = none && s.to_entries.none(e);
+        }
+        return none;
+    }
+
+    float mean_at(int k, int64_t e) const {
+        const int64_t t = s.tensor[e];
+        if (e >= s.entries) return mean[k * s.tensors + t];
+        return sums[k * s.entries + e] * correction[k * s.tensors + t] * s.inverse_size[e];
+    }
+
+    float guard(int k, int64_t t) const { return mean[k * s.tensors + t] * kRelativeGuard + kRmsGuard; }
 
     void features_of(int64_t first, int64_t count) {
-        float guarded[4][kTogether], l[4][kTogether];
-        for (int64_t i = 0; i < count; ++i) {
-            const int64_t e = first + i, own = s.entries + s.tensor[e];
-            const float weight = mean[WW * all + own] * kRelativeGuard + kRmsGuard;
-            const float second = mean[V * all + own] * kRelativeGuard + kRmsGuard;
-            guarded[GG][i] = mean[GG * all + e] + second, guarded[MM][i] = mean[MM * all + e] + second;
-            guarded[WW][i] = mean[WW * all + e] + weight, guarded[V][i] = mean[V * all + e] + second;
-        }
+        float m[kMoments][kTogether], r[4][kTogether], l[4][kTogether];
+        for (int k = 0; k < kMoments; ++k)
+            for (int64_t i = 0; i < count; ++i) m[k][i] = mean_at(k, first + i);
+        for (int k = 0; k < 4; ++k)
+            for (int64_t i = 0; i < count; ++i) l[k][i] = m[k][i] + guard(k == WW ? WW : V, s.tensor[first + i]);
         for (int k = 0; k < 4; ++k) {
-            float* r = root.data() + k * all + first;
 #pragma omp simd
-            for (int64_t i = 0; i < count; ++i) r[i] = 1 / std::sqrt(guarded[k][i]), l[k][i] = logarithm(guarded[k][i]);
+            for (int64_t i = 0; i < count; ++i) r[k][i] = 1 / std::sqrt(l[k][i]), l[k][i] = logarithm(l[k][i]);
         }
         for (int64_t i = 0; i < count; ++i) {
             const int64_t e = first + i, t = s.tensor[e];
             if (e >= s.entries)
                 for (int k = 0; k < 4; ++k) logs[k * s.tensors + t] = l[k][i];
-            const float *gg = root.data() + e, *mm = gg + all, *ww = mm + all, *v = ww + all;
-            const float common = mean[M * all + e] * *mm;
-            float* found = feature.data() + e * kFeatures;
+            const float common = m[M][i] * r[MM][i];
+            float* found = feature.get() + e * kFeatures;
             found[0] = (l[WW][i] - logs[WW * s.tensors + t]) / kLogUnit;
             found[1] = (l[V][i] - logs[V * s.tensors + t]) / kLogUnit;
             found[2] = (l[GG][i] - l[V][i]) / kLogUnit;
             found[3] = (l[MM][i] - l[V][i]) / kLogUnit;
-            found[4] = mean[GM * all + e] * *gg * *mm;
-            found[5] = mean[MS * all + e] * *mm * *v;
-            found[6] = mean[SW * all + e] * *ww * *v;
+            found[4] = m[GM][i] * r[GG][i] * r[MM][i];
+            found[5] = m[MS][i] * r[MM][i] * r[V][i];
+            found[6] = m[SW][i] * r[WW][i] * r[V][i];
             found[7] = common * common;
         }
     }
@@ -124,12 +139,12 @@ class Tokens {
     void tensor_features() {
         const int64_t n = s.tensors;
         double total = 0;
-        for (int64_t t = 0; t < n; ++t) total += mean[V * all + s.entries + t];
+        for (int64_t t = 0; t < n; ++t) total += mean[V * n + t];
         const float network = total / n;
         for (int64_t t = 0; t < n; ++t) {
             float* x = tensor.data() + t * kTensorFeatures;
-            const float weight = mean[WW * all + s.entries + t], gradient = mean[V * all + s.entries + t];
-            std::copy_n(feature.data() + (s.entries + t) * kFeatures, kFeatures, x);
+            const float weight = mean[WW * n + t], gradient = mean[V * n + t];
+            std::copy_n(feature.get() + (s.entries + t) * kFeatures, kFeatures, x);
             x[0] = std::log(weight + kWeightGuard) / (2 * kLogUnit);
             x[1] = (std::log(gradient + kRelativeGuard * network + kRmsGuard) - std::log(network + kRmsGuard)) /
                    (2 * kLogUnit);
@@ -158,6 +173,7 @@ class Tokens {
     const float* sums;  // [kMoments, E]
     float *const *steps, *const *losses;
     const int64_t threads;
+    std::vector<float> correction;  // [kMoments, T]: of moving averages that began at zero
 };
 
 }  // namespace mind
