@@ -9,6 +9,7 @@ averaging.py     the mean of rules that were fitted one from the other
 module.py        the outer loop under Lightning; ranks.py what its processes tell each other
 keep.py          checkpoints and signals; record.py, plots.py, progress.py: what a person sees
 cli.py           how a command starts; __main__.py this one
+settings.py      what it may be told; resuming.py how a run begins, anew or from a checkpoint; arguments.py their checks
 matching.py      which meta-parameters are fitted
 keys.py, memory.py, saving.py    random numbers by name; the allocator; files that appear whole
 

@@ -25,15 +25,16 @@ from lopt import save_rule
 from lopt.errors import InvalidInput
 from lopt.functionals.checks import check_probability
 from lopt.rules import Neuron
-from meta_train.calibration.law import cross_validate, fit_law, regrets_of
-from meta_train.calibration.probing import ANNEALS, FACTORS, LATE, PIECE, Probe, probe
+from meta_train.arguments import check_whole
+from meta_train.calibration.law import check_variety, cross_validate, fit_law, regrets_of
+from meta_train.calibration.probing import ANNEALS, FACTORS, LATE, PIECE, Probe, known_space, places, probe
 from meta_train.cli import run
 from meta_train.horizons import Horizon
 from meta_train.keys import generator
 from meta_train.memory import keep_freed_memory
 from meta_train.saving import write_atomically
 from tasks.arguments import floating_dtype, usable_device
-from tasks.task import TaskFamily
+from tasks.task import Task, TaskFamily
 
 PROBES = "probes.jsonl"
 FORMAT = 4  # raise it when what a probe is changes
@@ -41,7 +42,10 @@ FORMAT = 4  # raise it when what a probe is changes
 
 def calibrate(config: DictConfig) -> int:
     keep_freed_memory()
+    check_whole(tasks=config.tasks)
+    check_whole(least=0, seed=config.seed)
     if config.threads is not None:
+        check_whole(threads=config.threads)
         torch.set_num_threads(config.threads)
     for key in ("tell_horizon", "tell_symmetry"):
         check_probability(**{key: config[key]})
@@ -97,15 +101,15 @@ def _probe_all(config: DictConfig, rule: Neuron, found: list[Probe], path: Path,
     family: TaskFamily = hydra.utils.instantiate(config.family)
     horizon: Horizon = hydra.utils.instantiate(config.horizon)
     probed = copy.deepcopy(rule).to(dtype=floating_dtype(config.dtype), device=usable_device(config.device))
+    drawn = (_drawn(config, family, number) for number in range(config.tasks))
+    check_variety(places(known_space(task, knows["traced"]))[0] for task, knows in drawn)  # before hours of probes
     console = Console(stderr=True)
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left:")]
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("probes", total=config.tasks, completed=len(found))
         for number in range(len(found), config.tasks):
             steps = horizon.draw(generator(config.seed, "horizon", number), number)
-            task = family.sample(generator(config.seed, "task", number))
-            told, traced = torch.rand(2, generator=generator(config.seed, "tell", number)).tolist()
-            knows = {"told": told < config.tell_horizon, "traced": traced < config.tell_symmetry}
+            task, knows = _drawn(config, family, number)
             made = probe(probed, task, steps, config.runs, config.seed, number, **knows)
             _append(path, about, {"number": number, **made.record()})
             found.append(made)
@@ -114,6 +118,13 @@ def _probe_all(config: DictConfig, rule: Neuron, found: list[Probe], path: Path,
                 costs = "; ".join(", ".join(f"{x:.3f}" for x in one) for one in made.regrets.tolist())
                 line = f"{number + 1} of {config.tasks}: {steps:.0f} steps, regrets {costs}"
                 console.print(line, soft_wrap=True)
+
+
+def _drawn(config: DictConfig, family: TaskFamily, number: int) -> tuple[Task, dict[str, bool]]:
+    """The task of a probe, and whether the rule is told the horizon, and the symmetry."""
+    told, traced = torch.rand(2, generator=generator(config.seed, "tell", number)).tolist()
+    knows = {"told": told < config.tell_horizon, "traced": traced < config.tell_symmetry}
+    return family.sample(generator(config.seed, "task", number)), knows
 
 
 def _append(path: Path, about: dict[str, Any], record: dict[str, Any]) -> None:

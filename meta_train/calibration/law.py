@@ -15,7 +15,7 @@ Legend of shapes: N probes, F features of a tensor, A powers, M shifts, B fits.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -91,17 +91,34 @@ def _folds(probes: Sequence[Probe], seed: int) -> Tensor:
     """[N]: the fold of each probe; all of one architecture in one, or a law would be tried on what it has seen."""
     kinds: dict[bytes, list[int]] = {}
     for place, p in enumerate(probes):
-        kinds.setdefault(p.features.numpy().tobytes(), []).append(place)
-    if len(kinds) < FOLDS:
-        raise InvalidInput(
-            f"probes: of {len(kinds)} architectures; a law is chosen by what it does to others, give tasks of at "
-            f"least {FOLDS}"
-        )
+        kinds.setdefault(_kind(p.features), []).append(place)
+    check_variety(p.features for p in probes)
     folds = torch.empty(len(probes), dtype=torch.long)
     order = torch.randperm(len(kinds), generator=torch.Generator().manual_seed(seed))
     for fold, places in zip(order.tolist(), kinds.values(), strict=True):
         folds[places] = fold % FOLDS
     return folds
+
+
+def check_variety(features: Iterable[Tensor]) -> None:
+    """Raises InvalidInput where tasks with these features [T, F] are of fewer architectures than folds.
+
+    It looks at no more of them than it takes.
+    """
+    kinds: set[bytes] = set()
+    for one in features:
+        kinds.add(_kind(one))
+        if len(kinds) == FOLDS:
+            return
+    raise InvalidInput(
+        f"probes: of {len(kinds)} architectures; a law is chosen by what it does to others, give tasks of at "
+        f"least {FOLDS}: another family=, or more tasks="
+    )
+
+
+def _kind(features: Tensor) -> bytes:
+    """What tells architectures apart: a law sees no more of them."""
+    return features.numpy().tobytes()
 
 
 def _of_power(probes: Sequence[Probe], anneal: float) -> Tensor:

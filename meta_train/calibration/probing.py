@@ -87,7 +87,7 @@ def probe(
     """
     if not horizon > 0 or runs < 1:
         raise InvalidInput(f"horizon={horizon}, runs={runs}: give some inner steps and at least one run")
-    space = task.weight_space if traced else WeightSpace.from_shapes(task.weight_space.shapes)
+    space = known_space(task, traced)
     initial = [task.init(generator(seed, "weights", number, run)) for run in range(runs)]
     choices = len(ANNEALS) * len(FACTORS)
     population = start(rule, task, initial * choices)
@@ -107,6 +107,11 @@ def probe(
     losses = torch.stack(curves, 1).unflatten(0, (choices, runs))
     found = regrets(losses.float().cpu()).unflatten(0, (len(ANNEALS), len(FACTORS)))
     return Probe(*places(space), found)
+
+
+def known_space(task: Task, traced: bool) -> WeightSpace:
+    """What the rule is told of the symmetry: the weight space of the task, or its shapes alone."""
+    return task.weight_space if traced else WeightSpace.from_shapes(task.weight_space.shapes)
 
 
 def places(space: WeightSpace) -> tuple[Tensor, Tensor]:

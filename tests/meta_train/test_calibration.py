@@ -252,6 +252,17 @@ def test_a_probe_takes_the_dtype_of_the_task():
     assert probe(rule, task, PIECE, runs=1).regrets.dtype == torch.float32  # what the law is fitted in
 
 
+@pytest.mark.parametrize(
+    ("changed", "count"),
+    [({"tasks": 7}, 7), ({"family": {"_target_": "tasks.Quadratic"}, "tell_symmetry": 1.0}, 1)],
+)
+def test_too_few_architectures_are_said_before_any_probe(tmp_path, monkeypatch, changed, count):
+    monkeypatch.setattr("meta_train.calibration.__main__.probe", None)
+    with pytest.raises(InvalidInput, match=f"of {count} architectures.*another family=, or more tasks="):
+        calibrate(config(tmp_path / "out", **changed))
+    assert not (tmp_path / "out").exists()
+
+
 def test_bad_settings_are_errors_and_leave_nothing(tmp_path):
     for changed, message in (
         ({"dtype": "int8"}, "dtype"),
