@@ -59,7 +59,7 @@ def match(param_groups: Sequence[Mapping[str, Any]], given: WeightSpace | None) 
         space = WeightSpace.from_shapes(named)
     else:
         space = given.restrict(name for name in given if name in named)
-        space.check(named)
+        (space if len(space) else given).check(named)  # where no name fits, the whole may say why
     index = {p: i for i, group in enumerate(param_groups) for p in group["params"]}
     tensors = {name: named[name] for name in space}
     groups = {name: index[p] for name, p in tensors.items()}

@@ -273,13 +273,22 @@ class WeightSpace:
         """Raises InvalidInput unless `tensors` has exactly this space's names and shapes."""
         missing, extra = [k for k in self if k not in tensors], [k for k in tensors if k not in self]
         if missing or extra:
+            remedy = "Build it from the same module, or use weight_space.restrict(names) for a subset."
+            if prefix := self._prefix(tensors):
+                remedy = f"A wrapper has put {prefix!r} before each name: give the named_parameters() of what it wraps."
             raise InvalidInput(
-                f"weight_space does not name the same parameters: missing {missing}, not in the space {extra}. "
-                "Build it from the same module, or use weight_space.restrict(names) for a subset."
+                f"weight_space does not name the same parameters: missing {missing}, not in the space {extra}. {remedy}"
             )
         for name, shape in self.shapes.items():
             if (came := _shape(tensors[name])) != shape:
                 raise InvalidInput(f"weight_space: parameter {name!r} has shape {came}, the space says {shape}")
+
+    def _prefix(self, names: Iterable[str]) -> str:
+        """What every name begins with, if without it they are those of this space; such as "_orig_mod."."""
+        given = list(names)
+        heads = [given[0][: i + 1] for i, letter in enumerate(given[0]) if letter == "."] if given else []
+        fitting = (head for head in heads if sorted(name.removeprefix(head) for name in given) == sorted(self))
+        return next(fitting, "")
 
     def random_permutations(self, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """One uniformly random element of the symmetry group: for each group a table [*sizes of within, size]."""

@@ -58,8 +58,9 @@ class Neuron(UpdateRule):
     tensors.
 
     A long vector and the long side of a thin matrix (more than 65,536 positions with fewer than 8 weights each) have no
-    neurons: r = b = 1 there. With a convolution's taps the columns are (in-channel, tap). Where axes hold dependent groups (channels within
-    heads), rows and columns are told apart so far that the update permutes with all of the group (form.py).
+    neurons: r = b = 1 there. With a convolution's taps the columns are (in-channel, tap). Where axes hold dependent
+    groups (channels within heads), rows and columns are told apart so far that the update permutes with all of the
+    group (form.py).
 
     Args:
         width: channels of a token.

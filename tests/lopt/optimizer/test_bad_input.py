@@ -56,6 +56,13 @@ def test_arguments_that_cannot_be_used(arguments, complaint, model):
     assert same(weights(model), before)
 
 
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "model.inner."])
+def test_a_weight_space_of_what_a_wrapper_holds(model, prefix):
+    named = [(prefix + name, p) for name, p in model.named_parameters()]
+    with pytest.raises(InvalidInput, match=rf"'{prefix}' before each name: give the named_parameters\(\) of what it"):
+        LearnedOptimizer(named, rule=Adam(), weight_space=WeightSpace(STACK))
+
+
 def test_a_weight_space_of_other_names(model):
     with pytest.raises(InvalidInput, match=r"not in the space \['0.weight', '0.bias'"):
         LearnedOptimizer(model.named_parameters(), rule=Adam(), weight_space=WeightSpace({"w": "4, 3"}))
