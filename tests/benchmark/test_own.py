@@ -138,3 +138,14 @@ def test_a_race_leaves_model_and_rule_as_they_were() -> None:
     for name, value in (model.state_dict() | rule.state_dict()).items():
         assert value.dtype == before[name].dtype
         assert torch.equal(value, before[name])
+
+
+def test_a_family_of_a_folder_of_ones_own_is_a_task(tmp_path: Path) -> None:
+    (tmp_path / "family" / "mine").mkdir(parents=True)
+    (tmp_path / "family" / "mine" / "spirals.yaml").touch()
+    for words in (["--config-dir", str(tmp_path)], [f"--config-dir={tmp_path}"]):
+        came = prepare([*words, "task=mine/spirals"])
+        assert came == ["suite=own", "family@suite.family=mine/spirals", *words]
+        assert prepare([*words, "task=image_mlp"])[1] == "family@suite.family=image_mlp"  # ours stay
+        with pytest.raises(InvalidInput, match="did you mean 'mine/spirals'"):
+            prepare([*words, "task=mine/spiral"])
