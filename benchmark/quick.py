@@ -14,6 +14,6 @@ NOTE = (
 def shortened(suite: Mapping[str, Any]) -> dict[str, Any]:
     """A suite with few steps and seeds; goals and published numbers, which short runs cannot meet, are left out."""
     lengths = {"steps": STEPS, "evaluate_every": EVALUATE_EVERY, "tuning_seeds": 1}
-    once = {"seeds": SEEDS, "max_widenings": 0, "goals": (), "published": ()}
+    once = {"seeds": SEEDS, "max_widenings": 0, "goals": [], "published": []}
     tasks = {name: {**task, **lengths} for name, task in (suite.get("tasks") or {}).items()}
     return {**suite, **lengths, **once, "tasks": tasks or None}

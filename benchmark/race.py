@@ -112,10 +112,14 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_length(self.steps, len(self.seeds), self.evaluate_every)
+        check_whole("max_widenings", self.max_widenings, f"{MAX_WIDENINGS} is a good value, and 0 widens no grid")
         if len(set(self.seeds)) < len(self.seeds):
             raise InvalidInput(f"seeds: {list(self.seeds)} holds one twice; its runs would be the same.")
-        if self.tuning_seeds is not None and not 1 <= self.tuning_seeds <= len(self.seeds):
-            raise InvalidInput(f"tuning_seeds: {self.tuning_seeds}; give 1 to {len(self.seeds)}, or null for all.")
+        if self.tuning_seeds is not None:
+            remedy = f"give 1 to {len(self.seeds)}, or null for all"
+            check_whole("tuning_seeds", self.tuning_seeds, remedy)
+            if not 1 <= self.tuning_seeds <= len(self.seeds):
+                raise InvalidInput(f"tuning_seeds: {self.tuning_seeds}; {remedy}.")
 
     @property
     def points(self) -> tuple[int, ...]:
@@ -146,6 +150,8 @@ class Result:
 
 def check_length(steps: int, seeds: int, evaluate_every: int) -> None:
     """Raises `InvalidInput` unless there is something to measure, and a standard error to give."""
+    check_whole("steps", steps, "500 is a good value")
+    check_whole("evaluate_every", evaluate_every, "10 is a good value")
     if evaluate_every < 1:
         raise InvalidInput(f"evaluate_every: {evaluate_every} is not positive; 10 is a good value.")
     if steps < evaluate_every:
@@ -154,6 +160,12 @@ def check_length(steps: int, seeds: int, evaluate_every: int) -> None:
         )
     if seeds < 2:
         raise InvalidInput(f"seeds: {seeds} gives no standard error; use at least 2, and 5 for a figure to be quoted.")
+
+
+def check_whole(name: str, value: object, remedy: str) -> None:
+    """Raises `InvalidInput` unless this is a whole number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidInput(f"{name}: {value!r} is not a whole number of at least 0; {remedy}.")
 
 
 def check_fit(task: Task, contenders: Sequence[Contender]) -> None:

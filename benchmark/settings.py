@@ -15,9 +15,10 @@ from benchmark.contender_nodes import build_contender, check_node, find_node
 from benchmark.contenders import Contender, check_field
 from benchmark.goals import Goal, read_goals
 from benchmark.quick import shortened
-from benchmark.race import MAX_WIDENINGS, Plan, check_fit
+from benchmark.race import MAX_WIDENINGS, Plan, check_fit, check_whole
 from benchmark.sources import Configured, Own, Source, build_family
 from lopt.errors import InvalidInput, unknown
+from tasks.arguments import floating_dtype, usable_device
 
 SEEDS_APART = 1000  # races with different `seed` share no run below this many seeds
 LENGTHS = ("steps", "evaluate_every", "max_widenings", "tuning_seeds")
@@ -57,17 +58,20 @@ def read(config: DictConfig) -> Settings:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     content: dict[str, Any] = {str(key): value for key, value in plain.items()}
-    out, cache = Path(content.pop("out")), content.pop("cache", None)
+    out, cache = Path(str(content.pop("out"))), content.pop("cache", None)
+    check_whole("seed", content["seed"], "0 is the usual one")
     threads, workers = (_count(name, content.get(name)) for name in ("threads", "workers"))
-    suite = shortened(content["suite"]) if content.get("quick") else content["suite"]
-    chosen = content.get("contenders") or suite["contenders"] or ()
+    if not isinstance(quick := content.get("quick") or False, bool):
+        raise InvalidInput(f"quick: {quick!r} is neither true nor false.")
+    suite = shortened(content["suite"]) if quick else content["suite"]
+    chosen = _list("contenders", content.get("contenders")) or _list("contenders", suite["contenders"])
     nodes = [check_node(number, find_node(node)) for number, node in enumerate(chosen, 1)]
     tasks = _tasks(suite, content)
     if len(nodes) < 2:
         raise InvalidInput(f"contenders: {len(nodes)} is no race; give two or more.")
     labels = [node["label"] for node in nodes]
     asked = {role: suite.get(role) for role in ("reference", "learned", "initial")}
-    roles = _roles(asked, labels) if content.get("contenders") else asked
+    roles = _roles(asked, labels, chosen=bool(content.get("contenders")))
     check_field(labels, **roles)
     with torch.random.fork_rng(devices=[]):  # a rule that no checkpoint holds is drawn, and from the seed alone
         torch.manual_seed(content["seed"])
@@ -88,31 +92,38 @@ def read(config: DictConfig) -> Settings:
         device=device,
         threads=threads,
         workers=workers or 1,
-        cache=None if cache is None else Path(cache),
-        out=out.with_name(f"{out.name}-quick") if content.get("quick") else out,
-        quick=bool(content.get("quick")),
-        published=read_anchors(suite.get("published") or ()),
-        goals=read_goals(suite.get("goals") or ()),
+        cache=None if cache is None else Path(str(cache)),
+        out=out.with_name(f"{out.name}-quick") if quick else out,
+        quick=quick,
+        published=read_anchors(_list("published", suite.get("published"))),
+        goals=read_goals(_list("goals", suite.get("goals"))),
         config=content,
     )
 
 
 def _count(name: str, value: Any) -> int | None:
-    if value is not None and (not isinstance(value, int) or value < 1):
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise InvalidInput(f"{name}: {value!r} is not a positive whole number; null leaves it to us.")
     return value
 
 
-def _roles(asked: Mapping[str, str | None], labels: list[str]) -> dict[str, str | None]:
-    """The roles among contenders that a person chose: who is not there plays none; the reference is else the first."""
-    roles = {role: label if label in labels else None for role, label in asked.items()}
+def _list(name: str, value: Any) -> list[Any]:
+    """A list, which null leaves empty."""
+    if value is not None and not isinstance(value, list):
+        raise InvalidInput(f"{name}: {value!r} is no list. Write {name}=[{value}].")
+    return value or []
+
+
+def _roles(asked: Mapping[str, str | None], labels: list[str], chosen: bool) -> dict[str, str | None]:
+    """The roles; among contenders that a person chose, who is not there plays none. The reference is else the first."""
+    roles = {role: label if label in labels or not chosen else None for role, label in asked.items()}
     return roles | {"reference": roles["reference"] or labels[0]}
 
 
 def _tasks(suite: Mapping[str, Any], content: Mapping[str, Any]) -> tuple[tuple[Source, Plan], ...]:
     """Every task of the suite that was asked for, and how long it is raced on."""
     seed, count = content["seed"], suite["seeds"]
-    if not isinstance(count, int) or count > SEEDS_APART:
+    if isinstance(count, bool) or not isinstance(count, int) or count > SEEDS_APART:
         raise InvalidInput(f"seeds: {count!r}; give a whole number up to {SEEDS_APART}.")
     seeds = tuple(SEEDS_APART * seed + number for number in range(count))
 
@@ -128,7 +139,7 @@ def _tasks(suite: Mapping[str, Any], content: Mapping[str, Any]) -> tuple[tuple[
         own.load()
         return ((own, length),)
     nodes: dict[str, dict[str, Any]] = suite.get("tasks") or {suite["name"]: {"family": suite["family"]}}
-    asked = content.get("tasks") or list(nodes)
+    asked = _list("tasks", content.get("tasks")) or list(nodes)
     for name in asked:
         if name not in nodes:
             raise unknown(f"task of the suite {suite['name']}", str(name), nodes)
@@ -147,4 +158,4 @@ def _placement(tasks: tuple[tuple[Source, Plan], ...], content: Mapping[str, Any
     if isinstance(source, Own) or len(tasks) == 1:
         weight = next(iter(source.load().init(torch.Generator().manual_seed(0)).values()))
         return weight.device, weight.dtype
-    return torch.device(content["device"]), getattr(torch, content["dtype"])
+    return usable_device(content["device"]), floating_dtype(content["dtype"])

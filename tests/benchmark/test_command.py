@@ -97,6 +97,19 @@ def test_other_seeds_give_other_runs(tmp_path: Path) -> None:
         ({"seeds": 1}, "seeds: 1 gives no standard error"),
         ({"reference": "Adan"}, "did you mean 'Adam'"),
         ({"learned": "lerned"}, "did you mean 'learned'"),
+        ({"steps": "abc"}, "steps: 'abc' is not a whole number"),
+        ({"steps": 4.5}, "steps: 4.5 is not a whole number"),
+        ({"steps": None}, "steps: None is not a whole number"),
+        ({"evaluate_every": 2.5}, "evaluate_every: 2.5 is not a whole number"),
+        ({"evaluate_every": 0}, "evaluate_every: 0 is not positive"),
+        ({"seeds": 0}, "seeds: 0 gives no standard error"),
+        ({"seeds": True}, "seeds: True; give a whole number"),
+        ({"tuning_seeds": "two"}, "tuning_seeds: 'two' is not a whole number"),
+        ({"tuning_seeds": 3}, "tuning_seeds: 3; give 1 to 2"),
+        ({"max_widenings": -1}, "max_widenings: -1 is not a whole number of at least 0"),
+        ({"contenders": "adam"}, r"contenders: 'adam' is no list. Write contenders=\[adam\]"),
+        ({"goals": 3}, "goals: 3 is no list"),
+        ({"published": 3}, "published: 3 is no list"),
         ({"family": {"_target_": "tasks.ImageMPL"}}, "did you mean 'ImageMLP'"),
         ({"family": {"_target_": "tasks.ImageMLP", "data": "digit"}}, "digits"),
     ],
@@ -112,6 +125,46 @@ def test_bad_threads(threads: object) -> None:
     config.threads = threads
     with pytest.raises(InvalidInput, match="threads"):
         read(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"threads": True}, "threads: True is not a positive whole number"),
+        ({"seed": "abc"}, "seed: 'abc' is not a whole number"),
+        ({"seed": 1.5}, "seed: 1.5 is not a whole number"),
+        ({"seed": None}, "seed: None is not a whole number"),
+        ({"quick": "maybe"}, "quick: 'maybe' is neither true nor false"),
+        ({"contenders": 5}, r"contenders: 5 is no list. Write contenders=\[5\]"),
+        ({"contenders": ["nope"]}, "unknown contender 'nope'"),
+        ({"tasks": "digits"}, r"tasks: 'digits' is no list. Write tasks=\[digits\]"),
+    ],
+)
+def test_bad_values_beside_the_suite(change: dict[str, Any], message: str) -> None:
+    config = configuration()
+    config.update(change)
+    with pytest.raises(InvalidInput, match=message):
+        read(config)
+
+
+def test_the_first_contender_is_the_reference_where_none_is_named() -> None:
+    assert read(configuration(reference=None)).reference == "Adam"
+
+
+def test_the_device_and_dtype_of_several_tasks_are_checked() -> None:
+    bowl = {"family": {"_target_": "tasks.Quadratic", "dimensions": 4}}
+    for name, message in (("device", "cannot be used here"), ("dtype", "give torch.float32")):
+        config = configuration(tasks={"one": bowl, "two": bowl})
+        config[name] = "nope"
+        with pytest.raises(InvalidInput, match=f"{name}='nope'.*{message}"):
+            read(config)
+
+
+def test_a_folder_may_have_a_number_for_a_name() -> None:
+    config = configuration("5")
+    config.cache = 7
+    settings = read(config)
+    assert (settings.out, settings.cache) == (Path("5"), Path("7"))
 
 
 def test_a_missing_checkpoint_names_the_command_that_makes_it(tmp_path: Path) -> None:
