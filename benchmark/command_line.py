@@ -24,11 +24,13 @@ def prepare(arguments: Sequence[str], configs: Path = CONFIGS) -> list[str]:
     >>> prepare(["task=my_package.MyTask", "suite.steps=100"])
     ['suite=own', 'task=my_package.MyTask', 'suite.steps=100']
     """
-    found = [each for each in arguments if each.startswith("task=")]
-    if not found:
+    places = [place for place, each in enumerate(arguments) if each.startswith("task=")]
+    if not places:
         return list(arguments)
-    name = found[-1].partition("=")[2]
-    out = [each for each in arguments if each not in found]
+    name = arguments[places[-1]].partition("=")[2]
+    # What it becomes stays in its place: Hydra takes overrides on one side alone of a flag such as --config-dir.
+    before = [each for each in arguments[: places[-1]] if not each.startswith("task=")]
+    after = list(arguments[places[-1] + 1 :])
     suite = [] if any(each.startswith("suite=") for each in arguments) else [f"suite={SUITE}"]
     folders = [folder / "family" for folder in (configs, *map(Path, _config_dirs(arguments)))]
     families = [path.relative_to(folder).with_suffix("").as_posix()
@@ -36,7 +38,7 @@ def prepare(arguments: Sequence[str], configs: Path = CONFIGS) -> list[str]:
     if name in families:
         if not suite:
             raise InvalidInput(f"task: {name} is a family, which is raced on in the suite {SUITE}; leave suite= out.")
-        return [*suite, f"family@suite.family={name}", *out]
+        return [*before, *suite, f"family@suite.family={name}", *after]
     if "." not in name:
         raise unknown("task", name, families)
-    return [*suite, f"task={name}", *out]
+    return [*before, *suite, f"task={name}", *after]

@@ -144,8 +144,8 @@ def test_a_family_of_a_folder_of_ones_own_is_a_task(tmp_path: Path) -> None:
     (tmp_path / "family" / "mine").mkdir(parents=True)
     (tmp_path / "family" / "mine" / "spirals.yaml").touch()
     for words in (["--config-dir", str(tmp_path)], [f"--config-dir={tmp_path}"]):
-        came = prepare([*words, "task=mine/spirals"])
-        assert came == ["suite=own", "family@suite.family=mine/spirals", *words]
-        assert prepare([*words, "task=image_mlp"])[1] == "family@suite.family=image_mlp"  # ours stay
+        came = prepare([*words, "task=mine/spirals", "seed=1"])  # all on one side of the flag, as Hydra wants them
+        assert came == [*words, "suite=own", "family@suite.family=mine/spirals", "seed=1"]
+        assert prepare([*words, "task=image_mlp"])[-1] == "family@suite.family=image_mlp"  # ours stay
         with pytest.raises(InvalidInput, match="did you mean 'mine/spirals'"):
             prepare([*words, "task=mine/spiral"])
