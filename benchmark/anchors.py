@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from benchmark.goals import METRICS
 from benchmark.outcome import Outcome
+from benchmark.records import check_record
 from benchmark.standings import Row
 from benchmark.wording import spread_text
 from lopt.errors import unknown
@@ -30,15 +31,14 @@ def read_anchors(nodes: Sequence[Mapping[str, Any]]) -> tuple[Anchor, ...]:
     """Anchors as a configuration gives them.
 
     Raises:
-        InvalidInput: an unknown key or metric.
+        InvalidInput: an unknown or missing key, or an unknown metric.
     """
-    for node in nodes:
-        for key in node:
-            if key not in Anchor._fields:
-                raise unknown("key of a published number", str(key), Anchor._fields)
-        if node.get("metric") not in METRICS:
-            raise unknown("metric of a published number", str(node.get("metric")), METRICS)
-    return tuple(Anchor(**node) for node in nodes)
+    records = [check_record("published number", node, Anchor._fields, Anchor._field_defaults) for node in nodes]
+    anchors = tuple(Anchor(**record) for record in records)
+    for anchor in anchors:
+        if anchor.metric not in METRICS:
+            raise unknown("metric of a published number", str(anchor.metric), METRICS)
+    return anchors
 
 
 def anchor_rows(anchors: Sequence[Anchor], outcome: Outcome) -> list[tuple[str, ...]]:

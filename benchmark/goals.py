@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmark.race import Result
+from benchmark.records import check_record
 from benchmark.standings import Row, standings
 from lopt.errors import InvalidInput, unknown
 
@@ -37,14 +38,11 @@ def read_goals(nodes: Sequence[Mapping[str, Any]]) -> tuple[Goal, ...]:
     """Goals as a configuration gives them.
 
     Raises:
-        InvalidInput: an unknown key or metric, or no bound.
+        InvalidInput: an unknown or missing key, an unknown metric, or no bound.
     """
     goals = []
     for node in nodes:
-        for key in node:
-            if key not in Goal._fields:
-                raise unknown("key of a goal", str(key), Goal._fields)
-        goal = Goal(**node)
+        goal = Goal(**check_record("goal", node, Goal._fields, Goal._field_defaults))
         if goal.metric not in METRICS:
             raise unknown("metric of a goal", goal.metric, METRICS)
         if goal.at_least is None and goal.at_most is None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -218,3 +219,17 @@ def test_a_goal_against_another_contender(two_tasks: Outcome) -> None:
 def test_bad_goals(goal: dict[str, object], message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         read_goals([{"task": "all", "contender": "a", **goal}])
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (3, "3 is no mapping. Give task"),
+        ({}, "lacks task"),
+        ({"task": "all", "metric": FACTOR}, "lacks (contender|value, source)"),
+    ],
+)
+def test_entries_that_are_no_records(entry: Any, message: str) -> None:
+    for read, what in ((read_goals, "goal"), (read_anchors, "published number")):
+        with pytest.raises(InvalidInput, match=f"^{what}: .*{message}"):
+            read([entry])
