@@ -175,7 +175,7 @@ def check_launched(devices: int, nodes: int) -> None:
     started = next((kind().world_size() for kind in LAUNCHERS if kind.detect()), None)
     if started not in (None, devices * nodes):
         raise InvalidInput(
-            f"trainer.devices: {devices} on {nodes} machines (trainer.num_nodes), but the launcher started {started} "
+            f"trainer.devices: {devices} with trainer.num_nodes={nodes}, but the launcher started {started} "
             "processes in all. Set both as the launcher does, as docs/scale.md shows, or start one process without it"
         )
 

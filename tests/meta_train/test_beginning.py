@@ -112,7 +112,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew_by_auto(t
 def test_processes_that_would_not_know_of_each_other_are_refused(tmp_path, monkeypatch, launcher):
     for name, value in launcher.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(InvalidInput, match=r"trainer.devices: 1 on 1 machines .*started 2 processes"):
+    with pytest.raises(InvalidInput, match=r"trainer.devices: 1 with trainer.num_nodes=1, .*started 2 processes"):
         run(tmp_path / "run", "steps=1")
     assert files(tmp_path / "run") == {}
 
