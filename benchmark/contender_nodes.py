@@ -67,10 +67,15 @@ def check_node(number: int, node: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidInput(f"contender {label!r}: it has {what}. {REMEDY['rule']}")
     if whole["schedule"] not in SCHEDULES:
         raise unknown(f"schedule of {label!r}", str(whole["schedule"]), SCHEDULES)
-    whole["grid"] = dict(whole["grid"] or {})
+    for key, example in (("grid", "{lr: [0.001, 0.01]}"), ("arguments", "{eps: 0.0001}")):
+        if not isinstance(whole[key] or {}, Mapping):
+            raise InvalidInput(f"{key} of {label!r}: {whole[key]!r} is no mapping. Write {key}: {example}.")
+        whole[key] = dict(whole[key] or {})
     if whole["lr"] is not None:
         whole["grid"] = {"lr": _rates(label, whole["lr"]), **whole["grid"]}
         as_grid(label, whole["grid"])
+    if whole["checkpoint"] is not None:
+        whole["checkpoint"] = str(whole["checkpoint"])
     if whole["checkpoint"] is not None and _missing(Path(whole["checkpoint"])):
         remedy = f"Make it with: {whole['made_by']}" if whole["made_by"] else "Check the path."
         raise InvalidInput(f"checkpoint of {label!r}: there is no file {whole['checkpoint']}. {remedy}")
@@ -96,7 +101,7 @@ def build_contender(node: Mapping[str, Any]) -> Contender:
     """The contender that a checked node describes. Without a learning rate it runs at its default."""
     label, card = node["label"], None
     optimizer: UpdateRule | MakeOptimizer
-    arguments: dict[str, Any] = {name: _value(value) for name, value in (node["arguments"] or {}).items()}
+    arguments: dict[str, Any] = {name: _value(value) for name, value in node["arguments"].items()}
     if node["optimizer"] is not None:
         optimizer = _optimizer(f"optimizer of {label!r}", str(node["optimizer"]))
     else:

@@ -139,6 +139,10 @@ def _tasks(suite: Mapping[str, Any], content: Mapping[str, Any]) -> tuple[tuple[
         own.load()
         return ((own, length),)
     nodes: dict[str, dict[str, Any]] = suite.get("tasks") or {suite["name"]: {"family": suite["family"]}}
+    if not isinstance(nodes, Mapping) or not all(
+        isinstance(node, Mapping) and "family" in node for node in nodes.values()
+    ):
+        raise InvalidInput(f"suite.tasks: {nodes!r}; give a family for each name, as {{mine: {{family: ...}}}}.")
     asked = _list("tasks", content.get("tasks")) or list(nodes)
     for name in asked:
         if name not in nodes:
