@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lopt.errors import InvalidInput, unknown
-from meta_train.cli import CONFIGS, _config_dirs
+from meta_train.cli import CONFIGS, config_dirs
 
 SUITE = "own"  # what a single task is raced in unless another suite is named
 
@@ -32,7 +32,7 @@ def prepare(arguments: Sequence[str], configs: Path = CONFIGS) -> list[str]:
     before = [each for each in arguments[: places[-1]] if not each.startswith("task=")]
     after = list(arguments[places[-1] + 1 :])
     suite = [] if any(each.startswith("suite=") for each in arguments) else [f"suite={SUITE}"]
-    folders = [folder / "family" for folder in (configs, *map(Path, _config_dirs(arguments)))]
+    folders = [folder / "family" for folder in (configs, *map(Path, config_dirs(arguments)))]
     families = [path.relative_to(folder).with_suffix("").as_posix()
                 for folder in folders for path in folder.rglob("*.yaml")]  # fmt: skip
     if name in families:

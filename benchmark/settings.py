@@ -18,6 +18,7 @@ from benchmark.quick import shortened
 from benchmark.race import MAX_WIDENINGS, Plan, check_fit, check_whole
 from benchmark.sources import Configured, Own, Source, build_family
 from lopt.errors import InvalidInput, unknown
+from meta_train.cli import check_keys
 from tasks.arguments import floating_dtype, usable_device
 
 SEEDS_APART = 1000  # races with different `seed` share no run below this many seeds
@@ -58,6 +59,7 @@ def read(config: DictConfig) -> Settings:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     content: dict[str, Any] = {str(key): value for key, value in plain.items()}
+    check_keys(content, "benchmark", ["suite"])
     out, cache = Path(str(content.pop("out"))), content.pop("cache", None)
     check_whole("seed", content["seed"], "0 is the usual one")
     threads, workers = (_count(name, content.get(name)) for name in ("threads", "workers"))

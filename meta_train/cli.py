@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import hydra
@@ -22,7 +22,7 @@ def check_choices(overrides: Sequence[str], configs: Path = CONFIGS) -> None:
 
     The folders are ours, and the one that `--config-dir` names.
     """
-    folders = [configs, *map(Path, _config_dirs(overrides))]
+    folders = [configs, *map(Path, config_dirs(overrides))]
     for override in overrides:
         group, separator, choice = override.lstrip("+").partition("=")
         found = [folder / group for folder in folders if separator and group and (folder / group).is_dir()]
@@ -31,7 +31,15 @@ def check_choices(overrides: Sequence[str], configs: Path = CONFIGS) -> None:
             raise unknown(group, choice, known)
 
 
-def _config_dirs(words: Sequence[str]) -> list[str]:
+def check_keys(config: Iterable[object], name: str, groups: Sequence[str]) -> None:
+    """Raises InvalidInput where a key is neither one of configs/<name>.yaml nor one of the groups that it composes."""
+    known = {*groups, *map(str, OmegaConf.load(CONFIGS / f"{name}.yaml"))} - {"defaults", "hydra"}
+    for key in map(str, config):
+        if key not in known:
+            raise unknown("key", key, known)
+
+
+def config_dirs(words: Sequence[str]) -> list[str]:
     """What stands after --config-dir, with a space or an equals sign."""
     flags = ("--config-dir", "-cd")
     pairs = [following for word, following in zip(words, words[1:], strict=False) if word in flags]

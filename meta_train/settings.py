@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from lopt.errors import InvalidInput, unknown
+from lopt.errors import InvalidInput
 from meta_train.arguments import check_above_zero, check_whole
-from meta_train.cli import CONFIGS, unwritable
+from meta_train.cli import check_keys, unwritable
 
 DTYPES = ("float32", "float64")
 LARGEST_SEED = 2**32 - 1
@@ -17,10 +17,7 @@ LARGEST_SEED = 2**32 - 1
 
 def check_settings(config: DictConfig) -> None:
     """Raises InvalidInput where a setting cannot be used."""
-    known = ["rule", "family", "estimator", *map(str, OmegaConf.load(CONFIGS / "meta_train.yaml"))]
-    for key in map(str, config):
-        if key not in known:
-            raise unknown("key", key, set(known) - {"defaults", "hydra"})
+    check_keys(config, "meta_train", ("rule", "family", "estimator"))
     check_whole(steps=config.steps)
     check_whole(least=0, most=LARGEST_SEED, seed=config.seed)
     if config.threads is not None:

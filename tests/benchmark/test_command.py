@@ -124,6 +124,13 @@ def test_bad_input_is_refused_before_any_work(suite: dict[str, Any], message: st
         read(configuration(**suite))
 
 
+def test_a_key_that_nobody_reads() -> None:
+    config = OmegaConf.merge(configuration(), {"nonsense": 3})
+    assert isinstance(config, DictConfig)
+    with pytest.raises(InvalidInput, match="unknown key 'nonsense'.*contenders"):
+        read(config)
+
+
 @pytest.mark.parametrize("threads", [0, "two"])
 def test_bad_threads(threads: object) -> None:
     config = configuration()
