@@ -32,7 +32,7 @@ inline float exponential(float x) {
     const float r = (bounded - k * 0.693359375f) + k * 2.12194440e-4f;
     const float last = 1 / 24.0f + r * (1 / 120.0f + r * (1 / 720.0f + r / 5040));
     const float series = 1 + r * (1 + r * (1 / 2.0f + r * (1 / 6.0f + r * last)));
-    int32_t power;
+    uint32_t power;
     std::memcpy(&power, &shifted, sizeof power);
     power = (power << 23) + 0x3f800000;
     float scale;
