@@ -136,6 +136,17 @@ def test_what_is_finite_and_huge_spoils_nothing(name, what, size):
     assert all(x.isfinite().all() for entries in optimizer.state.values() for x in entries.values())
 
 
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 1e12), (torch.float16, 6e4)])
+def test_many_large_numbers_are_not_bad_ones_in_a_capturable_step(dtype, size):
+    """Their norm lies beyond the limit, and none of them does."""
+    p = nn.Parameter(torch.zeros(400, 400, dtype=dtype))
+    optimizer = LearnedOptimizer([p], 0.5, rule=Spy(), capturable=True)
+    p.grad = torch.full_like(p, size)
+    optimizer.step()
+    assert optimizer.skipped_steps == 0
+    assert (p == -0.5).all()
+
+
 def test_a_parameter_may_be_called_loss():
     p = nn.Parameter(torch.ones(2))
     optimizer = LearnedOptimizer([("loss", p)], 0.5, rule=Spy(), on_nonfinite="raise")

@@ -1,12 +1,15 @@
 """What lies between the two passes, by its kernel against PyTorch's operators in float64: the plan and the counters."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from lopt import WeightSpace
+from lopt.rules import Neuron
 from lopt.rules.neuron import think as operators
 from lopt.rules.neuron.combine import Plan
 from lopt.rules.neuron.kernels import native, plan_of, think
@@ -14,11 +17,11 @@ from lopt.rules.neuron.layout import layout_of
 from lopt.rules.neuron.think import Mind
 from lopt.rules.neuron.tokens import MOMENTS
 from lopt.rules.rule import Clock
-from tests.lopt.rules.test_neuron import clocks, generator, neuron
+from tests.lopt.rules.test_neuron import clocks, generator, neuron, run_in_place, tensors
 from tests.lopt.rules.test_neuron_kernels import MORE_SPACES, needs_compiler
 
 CPU = torch.device("cpu")
-TOLERANCE = 1e-5  # of the largest number of a row: what float32 leaves of sums of products
+TOLERANCE = 3e-5  # of the largest number of a row: what float32 leaves of sums of products
 RULES = {
     "ships": {},
     "narrow": {"width": 5, "rounds": 1},
@@ -164,3 +167,51 @@ def test_the_operators_take_what_the_kernel_does_not(what, monkeypatch):
         doubled(mind), layout_of(space, CPU, torch.float64), sums_for(space), in_float64(before), clock
     )
     assert_close(plan, exact)
+
+
+def test_a_network_that_is_wrapped():
+    """A module around the network, and a layer whose weight is made from another, hold their parameters elsewhere."""
+    space = WeightSpace(MORE_SPACES["stack"])
+    wanted = taken(space, neuron().float())
+    compiled, parametrized = neuron().float(), neuron().float()
+    wrapped: Any = torch.compile(compiled.network, backend="eager")
+    compiled.network = wrapped
+    parametrizations.weight_norm(parametrized.network.tensor_head)
+    for rule in (compiled, parametrized):
+        came = taken(space, rule)
+        assert all((came[k] - x).abs().max() <= 1e-4 * x.abs().max() for k, x in wanted.items())
+
+
+def taken(space: WeightSpace, rule: Neuron) -> dict[str, Tensor]:
+    """The updates of a step in place."""
+    params, grads = tensors(space, 0, torch.float32), tensors(space, 1, torch.float32)
+    return run_in_place(rule, space, params, [grads], clocks(1))[0][0]
+
+
+@needs_compiler
+def test_sums_in_another_order_of_memory():
+    space, mind = WeightSpace(MORE_SPACES["stack"]), mind_of()
+    layout, sums = layout_of(space, CPU, torch.float32), sums_for(space).float()
+    plans = [
+        think.think_in_place(mind, layout, x, state_for(space), TIMES["told"])
+        for x in (sums, sums.t().contiguous().t())
+    ]
+    assert plans[0] is not None and plans[1] is not None
+    assert all(torch.equal(a, b) for a, b in zip(plans[0][:3], plans[1][:3], strict=True))
+
+
+@needs_compiler
+def test_too_little_memory_is_an_error(monkeypatch):
+    """The kernel says so; the process goes on."""
+
+    class Full:
+        @staticmethod
+        def lopt_think(*arguments):
+            return 0
+
+    space = WeightSpace(MORE_SPACES["stack"])
+    monkeypatch.setattr(native, "library", Full)
+    with pytest.raises(MemoryError, match="no memory for a step of"):
+        think.think_in_place(
+            mind_of(), layout_of(space, CPU, torch.float32), sums_for(space).float(), state_for(space), TIMES["told"]
+        )

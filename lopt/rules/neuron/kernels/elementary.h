@@ -13,15 +13,15 @@ inline float relu(float x) { return x > 0 || x != x ? x : 0.0f; }  // keeps what
 
 // log of x > 0: e log 2 + log m with m between 1/√2 and √2, where log m = 2 artanh((m - 1) / (m + 1)).
 inline float logarithm(float x) {
-    int32_t bits, e;
+    uint32_t bits;
     std::memcpy(&bits, &x, sizeof bits);
-    e = (bits - 0x3f3504f3) >> 23;
-    bits -= e * (1 << 23);
+    const int32_t e = static_cast<int32_t>(bits - 0x3f3504f3u) >> 23;
+    bits -= static_cast<uint32_t>(e) << 23;
     float m;
     std::memcpy(&m, &bits, sizeof m);
     const float s = (m - 1) / (m + 1), z = s * s;
     const float found = e * 0.69314718f + 2 * s * (1 + z * (1 / 3.0f + z * (1 / 5.0f + z * (1 / 7.0f + z / 9))));
-    return x < INFINITY ? found : x;
+    return x < 0 ? NAN : x < INFINITY ? found : x;
 }
 
 // e^x for |x| up to 80, beyond which it stands still: 2^k e^r with r between -log(2) / 2 and log(2) / 2.

@@ -85,7 +85,7 @@ struct Clock {
     int64_t has_horizon, has_loss;
 };
 
-// Work of some entries or neurons after the other: work(first, last).
+// Work of some entries or neurons after the other: work(first, last), which must not throw.
 template <class Work>
 void in_blocks(int64_t count, int64_t threads, const Work& work) {
     spread((count + kBlock - 1) / kBlock, threads, [&](int64_t i) {

@@ -26,6 +26,6 @@ def _declared(found: ctypes.CDLL) -> ctypes.CDLL:
     found.lopt_combine.argtypes = [*about, *second]
     found.lopt_deflate.argtypes = [pointer, integer, pointer, integer]
     found.lopt_think.argtypes = [*[pointer] * 9, integer]
-    for kernel in (found.lopt_advance, found.lopt_think, found.lopt_combine, found.lopt_deflate):
-        kernel.restype = None
+    found.lopt_think.restype = integer
+    found.lopt_deflate.restype = found.lopt_advance.restype = found.lopt_combine.restype = None
     return found

@@ -53,7 +53,7 @@ class Network {
     template <int C>
     void think() {
         const int64_t n = s.tensors, k = s.tables;
-        std::vector<float> x(s.neurons * c), t(n * c), g(c), tables(k * c), shared(k * c), in((3 + kRoles) * c),
+        std::vector<float> x(s.neurons * c), next(s.neurons * c), t(n * c), g(c), tables(k * c), shared(k * c), in((3 + kRoles) * c),
             time(kGlobalFeatures);
         read_neurons<C>(x.data());
         for (int64_t i = 0; i < n; ++i) {
@@ -81,7 +81,8 @@ class Network {
                 beside(tables.data() + i * c, s.tensors_to_tables, i, t.data(), g.data(), in.data());
                 layer.tables(in.data(), (2 + kRoles) * c, c, shared.data() + i * c);
             }
-            next_neurons<C>(layer, shared.data(), x.data());
+            next_neurons<C>(layer, shared.data(), x.data(), next.data());
+            x.swap(next);
         }
         for (int64_t i = 0; i < n; ++i) {
             const float* features = tokens.tensor.data() + i * kTensorFeatures;
@@ -117,20 +118,15 @@ class Network {
     }
 
     template <int C>
-    void next_neurons(const Round& layer, const float* shared, float* x) {
+    void next_neurons(const Round& layer, const float* shared, const float* x, float* next) {
         const std::vector<float> w = layer.neurons.transposed(c, c);
         in_blocks(s.neurons, threads, [&](int64_t first, int64_t last) {
-            std::vector<float> next(kAtOnce * c);
-            for (int64_t i = first; i < last;) {
-                const int64_t some = i + kAtOnce <= last ? kAtOnce : 1;
-                for (int64_t k = 0; k < some; ++k) std::copy_n(shared + s.table[i + k] * c, c, next.data() + k * c);
-                if (some == kAtOnce)
-                    add_products<C, kAtOnce>(w.data(), x + i * c, c, c, c, next.data());
-                else
-                    add_products<C, 1>(w.data(), x + i * c, c, c, c, next.data());
-                for (int64_t j = 0; j < some * c; ++j) x[i * c + j] = relu(next[j]);
-                i += some;
-            }
+            for (int64_t i = first; i < last; ++i) std::copy_n(shared + s.table[i] * c, c, next + i * c);
+            int64_t i = first;
+            for (; i + kAtOnce <= last; i += kAtOnce)
+                add_products<C, kAtOnce>(w.data(), x + i * c, c, c, c, next + i * c);
+            for (; i < last; ++i) add_products<C, 1>(w.data(), x + i * c, c, c, c, next + i * c);
+            for (int64_t j = first * c; j < last * c; ++j) next[j] = relu(next[j]);
         });
     }
 

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <vector>
 
 #include "deflate.h"
@@ -171,14 +172,20 @@ void lopt_combine(const Part* parts, int64_t n_parts, const int64_t* table, int6
     for (int64_t i = 0; i < n_parts; ++i) squares[parts[i].tensor] += static_cast<float>(found[i]);
 }
 
-// All between the passes: sums of the first and what is remembered (advanced) -> the plan of the second.
-void lopt_think(const lopt::mind::Space* space, const lopt::mind::Theta* theta, const lopt::mind::Clock* clock,
+// All between the passes: sums of the first and what is remembered (advanced) -> the plan of the second. Returns whether
+// there was memory enough.
+int64_t lopt_think(const lopt::mind::Space* space, const lopt::mind::Theta* theta, const lopt::mind::Clock* clock,
                 const float* sums, float* const* steps, float* const* losses, float* rows, float* columns,
                 float* scales, int64_t threads) {
-    if (!space->tensors) return;
-    const lopt::mind::Tokens tokens(*space, *clock, sums, steps, losses, threads);
-    const lopt::mind::Network network(*space, *theta, tokens, threads);
-    lopt::mind::think(*space, tokens, network, threads, {rows, columns, scales});
+    if (!space->tensors) return true;
+    try {
+        const lopt::mind::Tokens tokens(*space, *clock, sums, steps, losses, threads);
+        const lopt::mind::Network network(*space, *theta, tokens, threads);
+        lopt::mind::think(*space, tokens, network, threads, {rows, columns, scales});
+    } catch (const std::bad_alloc&) {
+        return false;
+    }
+    return true;
 }
 
 // Deflates updates in place. squares: [T], become the sums of squares of what comes out.

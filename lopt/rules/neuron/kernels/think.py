@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from lopt.rules.sharded import is_distributed
 
 
 class _Clock(ctypes.Structure):
-    """As `Clock` in think.h."""
+    """As `Clock` in mind.h."""
 
     _fields_ = (
         ("log_decays", ctypes.c_double * 3),
@@ -40,8 +40,8 @@ def think_in_place(mind: Mind, layout: Layout, sums: Tensor, state: Mapping[str,
     if library is None or layout.dtype != torch.float32 or layout.device.type != "cpu":
         return None
     counters = [[state[name][key] for name in layout.names] for key in ("step", "loss")]
-    theta = _parameters(mind.network)
-    if not (all(map(_readable, theta)) and all(map(_readable, counters[0])) and all(map(_readable, counters[1]))):
+    theta, sums = _parameters(mind.network), sums.contiguous()
+    if theta is None or not all(map(_readable, [*theta, *counters[0], *counters[1], sums])):
         return None
     about = [mind.network.read_time.out_features, len(mind.network.rounds), *map(_address, theta)]
     times, logs = [0.0 if x is None else float(x) for x in clock], map(math.log, mind.decays)
@@ -49,15 +49,17 @@ def think_in_place(mind: Mind, layout: Layout, sums: Tensor, state: Mapping[str,
     shapes = (ROWS, layout.n_rows), (COLUMNS, layout.n_entries - layout.n_rows), (len(layout.names),)
     rows, columns, scales = (torch.empty(shape, dtype=torch.float32, device=layout.device) for shape in shapes)
     space = _space_of(layout)
-    library.lopt_think(
+    enough = library.lopt_think(
         space.numbers.ctypes.data,
         (ctypes.c_int64 * len(about))(*about),
         ctypes.byref(told),
-        sums.contiguous().data_ptr(),
+        sums.data_ptr(),
         *((ctypes.c_int64 * len(some))(*map(_address, some)) for some in counters),
         *map(_address, (rows, columns, scales)),
         torch.get_num_threads(),
     )
+    if not enough:
+        raise MemoryError(f"the Neuron rule: no memory for a step of {layout.n_entries} rows and columns")
     return Plan(rows, columns, scales, mind.eps**2)
 
 
@@ -73,18 +75,22 @@ _FIRST = ("read_neurons", "read_tensors", "read_time", "tensor_head", "neuron_he
 _OF_A_ROUND = ("network", "tensors", "neurons", "tables")
 
 
-def _parameters(network: TokenNetwork) -> list[Tensor | None]:
-    """A weight and a bias of each layer, in the order of `Theta` in think.h; None: there is no bias.
+def _parameters(network: TokenNetwork) -> list[Tensor | None] | None:
+    """A weight and a bias of each layer, in the order of `Theta` in mind.h; None in it: there is no bias.
 
-    Looked up where modules keep them, since their attributes take most of the time of a step of a small network.
+    None where a module wraps the network, or a layer makes its parameters from others. They are looked up where modules
+    keep them, since their attributes would take most of the time of a step of a small network.
     """
-    modules = [network._modules[name] for name in _FIRST]
-    modules += [layer._modules[name] for layer in network.rounds for name in _OF_A_ROUND]
-    return [module._parameters[name] for module in modules if module is not None for name in ("weight", "bias")]
+    try:
+        modules: list[Any] = [network._modules[name] for name in _FIRST]
+        modules += [layer._modules[name] for layer in network.rounds for name in _OF_A_ROUND]
+        return [module._parameters[name] for module in modules for name in ("weight", "bias")]
+    except KeyError:
+        return None
 
 
 class _Space(NamedTuple):
-    numbers: np.ndarray  # as `Space` in think.h
+    numbers: np.ndarray  # as `Space` in mind.h
     held: list[Tensor]  # what it has addresses of, beside the layout's own tensors
 
 
@@ -100,7 +106,7 @@ def _space_of(layout: Layout) -> _Space:
 
 
 def _by_result(sums: Sums) -> list[Tensor]:
-    """As `Sums` in think.h: where the rows of each result begin, the rows, and the weights of the results."""
+    """As `Sums` in mind.h: where the rows of each result begin, the rows, and the weights of the results."""
     assert sums.source is not None
     counts = torch.bincount(sums.target, minlength=len(sums.weight))
     order = sums.target.argsort(stable=True)

@@ -52,7 +52,7 @@ class Tokens {
     std::vector<float> mean;    // [kMoments, T]
     std::vector<float> logs;    // [4, T]: of g g, m m, w w and v, guarded
     std::vector<float> tensor;  // [T, kTensorFeatures]
-    // Of a long vector nothing is written to most of the last one, so that it takes no memory.
+    // Of a long vector nothing is written to most of the last one, so that no memory is fetched for it.
     std::unique_ptr<float[]> root;     // [E]: one over the root of v, guarded
     std::unique_ptr<float[]> centre;   // [E]: the mean of m times that
     std::unique_ptr<float[]> feature;  // [A, kFeatures]
