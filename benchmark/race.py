@@ -25,6 +25,7 @@ from benchmark.sources import Given, Source
 from benchmark.tuning import Tuning, tune, untuned
 from lopt.errors import InvalidInput
 from lopt.rules.rule import Clock, UpdateRule
+from tasks.arguments import is_whole
 from tasks.task import Split, Task
 
 MAX_WIDENINGS = 4
@@ -164,7 +165,7 @@ def check_length(steps: int, seeds: int, evaluate_every: int) -> None:
 
 def check_whole(name: str, value: object, remedy: str) -> None:
     """Raises `InvalidInput` unless this is a whole number of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if not is_whole(value):
         raise InvalidInput(f"{name}: {value!r} is not a whole number of at least 0; {remedy}.")
 
 

@@ -19,7 +19,7 @@ from benchmark.race import MAX_WIDENINGS, Plan, check_fit, check_whole
 from benchmark.sources import Configured, Own, Source, build_family
 from lopt.errors import InvalidInput, unknown
 from meta_train.cli import check_keys
-from tasks.arguments import floating_dtype, usable_device
+from tasks.arguments import floating_dtype, is_whole, usable_device
 
 SEEDS_APART = 1000  # races with different `seed` share no run below this many seeds
 LENGTHS = ("steps", "evaluate_every", "max_widenings", "tuning_seeds")
@@ -104,7 +104,7 @@ def read(config: DictConfig) -> Settings:
 
 
 def _count(name: str, value: Any) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+    if value is not None and not is_whole(value, least=1):
         raise InvalidInput(f"{name}: {value!r} is not a positive whole number; null leaves it to us.")
     return value
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,8 +78,23 @@ class Given:
         return self.task
 
 
+class Looked(ABC):
+    """A source whose task is looked at once; what was seen travels with it."""
+
+    @abstractmethod
+    def load(self) -> Task: ...
+
+    @property
+    def content(self) -> str:
+        return self._content
+
+    @cached_property
+    def _content(self) -> str:
+        return fingerprint(self.load())
+
+
 @dataclass(frozen=True, eq=False)
-class Configured:
+class Configured(Looked):
     """A task of a family that a configuration describes."""
 
     label: str
@@ -89,14 +105,6 @@ class Configured:
     def key(self) -> Mapping[str, Any]:
         return {"family": dict(self.node), "seed": self.seed}
 
-    @property
-    def content(self) -> str:
-        return self._content
-
-    @cached_property
-    def _content(self) -> str:
-        return fingerprint(self.load())
-
     def load(self) -> Task:
         return _once(
             json.dumps(self.key, sort_keys=True), lambda: build_family(self.node).sample(_generator(self.seed))
@@ -104,7 +112,7 @@ class Configured:
 
 
 @dataclass(frozen=True)
-class Own:
+class Own(Looked):
     """A Task, a TaskFamily, or a function that makes one: what an import path names, called without arguments."""
 
     path: str  # my_package.MyTask
@@ -117,14 +125,6 @@ class Own:
     @property
     def key(self) -> Mapping[str, Any]:
         return {"own": self.path, "seed": self.seed, "content": self.content}
-
-    @property
-    def content(self) -> str:
-        return self._content
-
-    @cached_property
-    def _content(self) -> str:
-        return fingerprint(self.load())
 
     def load(self) -> Task:
         return _once(f"{self.path} {self.seed}", self._make)

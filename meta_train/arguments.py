@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lopt.errors import InvalidInput
+from tasks.arguments import is_number, is_whole
 
 
 def check_whole(least: int = 1, most: float = math.inf, **values: Any) -> None:
@@ -19,7 +20,7 @@ def check_whole(least: int = 1, most: float = math.inf, **values: Any) -> None:
     lopt.errors.InvalidInput: steps: 4.5; give a whole number of at least 1
     """
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        if not is_whole(value, least) or value > most:
             limit = "" if most == math.inf else f" and at most {most:.0f}"
             raise InvalidInput(f"{name}: {value!r}; give a whole number of at least {least}{limit}")
 
@@ -29,11 +30,6 @@ def check_above_zero(**values: Any) -> None:
     for name, value in values.items():
         if not is_number(value) or not value > 0:
             raise InvalidInput(f"{name}: {value!r}; give a number above 0")
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is an int or a float."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check_call(what: str, function: Callable[..., Any], arguments: dict[str, Any]) -> None:

@@ -8,7 +8,8 @@ from abc import ABC, abstractmethod
 import torch
 
 from lopt.errors import InvalidInput
-from meta_train.arguments import check_whole, is_number
+from meta_train.arguments import check_whole
+from tasks.arguments import is_number
 
 
 class Horizon(ABC):

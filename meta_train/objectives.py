@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from lopt.errors import InvalidInput
-from meta_train.arguments import check_whole, is_number
+from meta_train.arguments import check_whole
+from tasks.arguments import is_number
 
 
 class Objective(ABC):

@@ -19,9 +19,19 @@ def pick(what: str, name: str, registry: Mapping[str, T]) -> T:
     return registry[name]
 
 
+def is_whole(value: object, least: int = 0) -> bool:
+    """Whether it is a whole number of at least `least`; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def is_number(value: object) -> bool:
+    """Whether it is an int or a float; true and false are neither."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def check_positive(argument: str, value: int) -> None:
     """Raises `InvalidInput` unless `value` is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_whole(value, least=1):
         raise InvalidInput(f"{argument}={value!r}: give a whole number of at least 1")
 
 
@@ -45,7 +55,7 @@ def check_divides(what: str, part: int, whole: int) -> None:
 
 def check_at_least(argument: str, value: float, least: float) -> None:
     """Raises `InvalidInput` unless `value` is a number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < float("inf"):
+    if not is_number(value) or not least <= value < float("inf"):
         raise InvalidInput(f"{argument}={value!r}: give a number of at least {least}")
 
 
@@ -67,7 +77,7 @@ def check_weights(weights: Sequence[float] | None, count: int, of: str) -> list[
 def check_range(argument: str, low: float, high: float) -> None:
     """Raises `InvalidInput` unless 0 < low <= high: the ends of a log-uniform distribution."""
     for value in (low, high):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        if not is_number(value) or not 0 < value < float("inf"):
             raise InvalidInput(f"{argument}: {value!r} is no positive number")
     if low > high:
         raise InvalidInput(f"{argument}: low={low} is above high={high}. Exchange them")
