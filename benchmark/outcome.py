@@ -46,15 +46,18 @@ class Race:
 
 
 class Summary(NamedTuple):
-    """One contender over a suite."""
+    """One contender over a suite. Means are geometric."""
 
     label: str
     tasks: int  # on which it ran
-    factor: float | None  # geometric mean of the factors to the reference's best loss; None: somewhere never
-    final_factor: float | None  # the same to its final loss
+    reached: int  # of these, where it reaches the reference's best loss
+    factor: float | None  # mean of the factors to the reference's best loss; None: somewhere never
+    factor_where_reached: float | None  # the same over `reached` tasks
+    final_factor: float | None  # mean of the factors to the reference's final loss
     faster: int  # tasks on which the factor is above 1, significantly
     slower: int  # tasks on which it is below 1, or the loss is never reached, significantly
-    clock: float | None  # geometric mean of the factors in time
+    clock: float | None  # mean of the factors in time
+    clock_where_reached: float | None  # the same over `reached` tasks
     diverged: float  # share of runs
     raised: int  # tasks on which it raised
     profile: Profile
@@ -94,16 +97,20 @@ class Outcome:
     def _summary(self, label: str, profile: Profile) -> Summary:
         pairs = [(race, row) for race in self.races if (row := race.row(label)) is not None]
         rows = [row for _, row in pairs]
+        there = [(race, row) for race, row in pairs if row.factor is not None]
         runs = sum(len(row.seed_factors) for row in rows)
         told = [row for row in rows if row.significant]
         return Summary(
             label,
             len(rows),
+            len(there),
             _geometric([row.factor for row in rows]),
+            _geometric([row.factor for _, row in there]),
             _geometric([row.final_factor for row in rows]),
             sum(row.factor is not None and row.factor > 1 for row in told),
             sum(row.factor is None or row.factor < 1 for row in told),
             _geometric([race.clock(row) for race, row in pairs]),
+            _geometric([race.clock(row) for race, row in there]),
             sum(row.diverged for row in rows) / runs if runs else math.nan,
             sum(race.raised(label) for race in self.races),
             profile,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --text: #e9e9e6; --quiet: #a5a5a0; --back: #17181a; --card: #202224; --line: #3a3c3f }
 }
-body { margin: 0 auto; max-width: 62rem; padding: 1.5rem 1rem 4rem; background: var(--back); color: var(--text);
+body { margin: 0 auto; max-width: 72rem; padding: 1.5rem 1rem 4rem; background: var(--back); color: var(--text);
        font: 1rem/1.55 system-ui, sans-serif; overflow-wrap: break-word }
 h1 { font-size: 1.05rem; font-weight: 600; color: var(--quiet); margin: 0 0 .8rem }
 h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem }
@@ -29,20 +29,23 @@ figure { margin: .8rem 0 1.4rem }
 .picture img { display: block; width: 100%; min-width: 34rem; height: auto }
 figcaption { color: var(--quiet); font-size: .85rem; margin-top: .4rem }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: .5rem; background: var(--card) }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums }
-th, td { padding: .5rem .7rem; text-align: right; white-space: nowrap; border-top: 1px solid var(--line) }
-thead th { border-top: 0; color: var(--quiet); font-weight: 600 }
+table { border-collapse: collapse; width: 100%; font-size: .85rem; font-variant-numeric: tabular-nums }
+th, td { padding: .4rem .45rem; text-align: right; white-space: nowrap; border-top: 1px solid var(--line) }
+thead th { border-top: 0; color: var(--quiet); font-weight: 600; white-space: normal; vertical-align: bottom }
 th:first-child, .words td, .words th { text-align: left }
+th:first-child { position: sticky; left: 0; background: var(--card) }
+.words td { white-space: normal; min-width: 4.5rem }
 thead button { all: unset; cursor: pointer; font: inherit; color: inherit }
 thead button:focus-visible { outline: 2px solid currentColor; outline-offset: 2px }
 th[aria-sort=ascending] button::after { content: " \\2191" }
 th[aria-sort=descending] button::after { content: " \\2193" }
-tbody th { font-weight: 600; white-space: normal; min-width: 9rem }
+tbody th { font-weight: 600; white-space: normal; min-width: 8rem }
 tbody th small { display: block; font-weight: 400; color: var(--quiet) }
-.note { color: var(--quiet); font-size: .9rem }
+.note { color: var(--quiet); font-size: .9rem; margin: .7rem 0 }
 ul { padding-left: 1.2rem; margin: .5rem 0 }
 dt { font-weight: 600; margin-top: .6rem } dd { margin: 0 }
-code { font: .9em ui-monospace, monospace; overflow-wrap: anywhere }
+code, pre { font: .9em ui-monospace, monospace; overflow-wrap: anywhere }
+pre { white-space: pre-wrap; margin: .3rem 0 } summary { cursor: pointer; color: var(--quiet) }
 @media (max-width: 40rem) {
   .verdict { font-size: 1.1rem } th, td { padding: .4rem .5rem } tbody th { min-width: 7rem }
 }
@@ -141,7 +144,11 @@ def items(lines: Iterable[str]) -> str:
     return "<ul>\n" + "".join(f"<li>{escape(line)}</li>\n" for line in lines) + "</ul>"
 
 
-def definition(name: str, content: Mapping[str, object]) -> str:
-    """A term and what there is to say of it."""
-    text = ", ".join(f"{key} {value}" for key, value in content.items())
-    return f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>\n"
+def definition(name: str, content: str) -> str:
+    """A term and what there is to say of it, for a list of definitions."""
+    return f"<dt>{escape(name)}</dt><dd>{escape(content)}</dd>\n"
+
+
+def folded(name: str, content: str) -> str:
+    """The same for what is long: a click shows it."""
+    return f"<dt>{escape(name)}</dt><dd><details><summary>show</summary><pre>{escape(content)}</pre></details></dd>\n"

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from benchmark.anchors import HEADER as ANCHOR_HEADER
 from benchmark.contenders import Contender
 from benchmark.outcome import Outcome, Race
-from benchmark.page import Cell, definition, figure, items, page, table
+from benchmark.page import Cell, definition, figure, folded, items, page, table
 from benchmark.race import Entry, Failure, Result
 from benchmark.standings import Row
 from benchmark.verdict import comparison, summary_sentences, verdict
@@ -28,6 +30,8 @@ from benchmark.wording import (
     speed_text,
     summary_cells,
 )
+
+LONGEST_LINE = 600  # characters of a card's entry above which it is folded
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def html_report(outcome: Outcome, pictures: Mapping[str, bytes], account: Accoun
     parts += _cards(outcome)
     parts += ["<h2>To run it again</h2>", f"<p><code>{escape(account.command)}</code></p>"]
     made = {**account.versions} | ({"commit": account.commit} if account.commit else {})
-    parts.append(f"<dl>\n{definition('versions', made)}{definition('hardware', account.machine)}</dl>")
+    parts.append(f"<dl>\n{definition('versions', _listed(made))}{definition('hardware', _listed(account.machine))}</dl>")
     return page(title, heading, "\n".join(parts))
 
 
@@ -100,15 +104,15 @@ def _goal_cell(name: str, value: Any) -> str:
 
 
 def _matrix(outcome: Outcome) -> str:
-    """Contenders by tasks: the factor to the reference's best loss."""
+    """Tasks by contenders: the factor to the reference's best loss."""
     rows = []
-    for label in outcome.labels:
-        row: list[Cell | str] = [label]
-        for race in outcome.races:
+    for race in outcome.races:
+        row: list[Cell | str] = [race.result.task]
+        for label in outcome.labels:
             found, raised = race.row(label), race.raised(label)
             row.append(_factor_cell(found) if found is not None else "raised" if raised else "")
         rows.append(row)
-    return table(["contender", *(race.result.task for race in outcome.races)], rows)
+    return table(["task", *outcome.labels], rows)
 
 
 def _factor_cell(row: Row) -> Cell:
@@ -124,9 +128,9 @@ def _matrix_note(reference: str) -> str:
 
 
 SUMMARY_NOTE = (
-    "Means over tasks are geometric; never: on some task the target was not reached. Faster and slower count the tasks "
-    "where the factor in steps differs from 1 significantly. Score: the area under the performance profile up to 4 "
-    "times the fastest, as in AlgoPerf."
+    "Means over tasks are geometric; on 9/10: on the other the target was never reached, and the mean leaves it out. "
+    "Faster and slower count the tasks where the factor in steps differs from 1 significantly. Score: the area under "
+    "the performance profile up to 4 times the fastest, as in AlgoPerf."
 )
 
 
@@ -134,7 +138,7 @@ def _summary_table(outcome: Outcome) -> str:
     rows = []
     for summary in outcome.summaries:
         label, *others = summary_cells(summary)
-        factors = (summary.factor, summary.final_factor, summary.clock)
+        factors = (summary.factor_where_reached, summary.final_factor, summary.clock_where_reached)
         sortable = [Cell(text, factor or 0.0) for text, factor in zip(others, factors, strict=False)]
         rows.append([label, *sortable, *others[len(factors) :]])
     return table(SUMMARY_HEADER, rows)
@@ -153,7 +157,10 @@ def _race(race: Race, pictures: Mapping[str, bytes], account: Account, several: 
     if result.task in pictures:
         command = account.task_commands.get(result.task, account.command)
         parts += [f"<{level}>The curves</{level}>", figure(pictures[result.task], _alt(result), command)]
-    note = f'<p class="note">{escape(legend(result.target))} {escape(more_legend(result.target))}</p>'
+    meaning = escape(f"{legend(result.target)} {more_legend(result.target)}")
+    note = f'<p class="note">{meaning}</p>'
+    if several:  # the same under every table
+        note = f'<details class="note"><summary>What the columns mean</summary>{meaning}</details>'
     parts += [f"<{level}>The table</{level}>", _table(race), note]
     return [*parts, f"<{level}>Learning rates</{level}>", items(map(_rate, result.entries))]
 
@@ -248,5 +255,12 @@ def _cards(outcome: Outcome) -> Iterable[str]:
 
 
 def _card_line(key: str, value: Any) -> str:
+    """A line of a card; what is nested or long is folded."""
+    if isinstance(value, Mapping):
+        return folded(str(key), OmegaConf.to_yaml(OmegaConf.create(dict(value))))
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return f"<dt>{escape(str(key))}</dt><dd>{escape(text)}</dd>\n"
+    return folded(str(key), text) if len(text) > LONGEST_LINE else definition(str(key), text)
+
+
+def _listed(content: Mapping[str, object]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in content.items())

@@ -20,6 +20,7 @@ from benchmark.race import Failure
 from benchmark.standings import Row, compare
 from benchmark.verdict import comparison, verdict
 
+_TIMED = ("clock", "clock_where_reached")  # of a summary: what differs from run to run
 PACKAGES = ("lopt", "torch", "numpy", "schedulefree", "pytorch_optimizer")
 
 
@@ -92,9 +93,12 @@ def as_json(
         summaries = [summary._asdict() for summary in outcome.summaries]
         for summary in summaries:
             summary["profile"] = summary["profile"]._asdict()
-            del summary["clock"]
+            for name in _TIMED:
+                del summary[name]
         content |= {"reference": outcome.reference, "summary": summaries, "races": races}
-        times["summary"] = {summary.label: {"clock": summary.clock} for summary in outcome.summaries}
+        times["summary"] = {
+            summary.label: {name: getattr(summary, name) for name in _TIMED} for summary in outcome.summaries
+        }
     content |= {"goals": list(goals), "published": list(published), "config": config}
     content |= {"versions": versions(), "commit": commit(), "hardware": machine, "times": times}
     return _plain(content)

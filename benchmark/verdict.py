@@ -38,14 +38,16 @@ def summary_sentences(outcome: Outcome, learned: str | None = None) -> list[str]
     ours = next((summary for summary in outcome.summaries if summary.label == learned), None)
     if ours is None or learned == reference:
         return sentences
-    told = ours.faster + ours.slower
-    mean = f", {ours.factor:.2f} x on average" if ours.factor is not None else ""
-    raised = f" It raised on {ours.raised}." if ours.raised else ""
-    return [
-        *sentences,
+    parts = [
         f"{learned} reaches the best test loss of {reference} sooner on {ours.faster} of {count} tasks and later or "
-        f"never on {ours.slower}; on the other {ours.tasks - told} nothing significant can be told{mean}.{raised}",
+        f"never on {ours.slower}"
     ]
+    if rest := ours.tasks - ours.faster - ours.slower:
+        parts.append(f"on {'one' if rest == 1 else rest} nothing significant can be told")
+    if ours.factor_where_reached is not None:
+        where = "average" if ours.reached == ours.tasks else f"the average of the {ours.reached} where it does"
+        parts.append(f"it takes {ours.factor_where_reached:.2f} times fewer steps on {where}")
+    return [*sentences, "; ".join(parts) + "." + (f" It raised on {ours.raised}." if ours.raised else "")]
 
 
 def comparison(result: Result, learned: str, initial: str) -> str:

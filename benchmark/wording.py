@@ -108,10 +108,21 @@ SUMMARY_HEADER = (
 
 def summary_cells(summary: Summary) -> tuple[str, ...]:
     """One contender over a suite, under `SUMMARY_HEADER`."""
-    factors = map(factor_text, (summary.factor, summary.final_factor, summary.clock))
+    factors = (
+        _mean_text(summary, summary.factor, summary.factor_where_reached),
+        factor_text(summary.final_factor),
+        _mean_text(summary, summary.clock, summary.clock_where_reached),
+    )
     diverged = "" if math.isnan(summary.diverged) else f"{100 * summary.diverged:.0f} %"
     counts = (f"{summary.faster}/{summary.tasks}", f"{summary.slower}/{summary.tasks}", diverged, str(summary.raised))
     return (summary.label, *factors, *counts, f"{summary.score:.2f}")
+
+
+def _mean_text(summary: Summary, everywhere: float | None, where_reached: float | None) -> str:
+    """A mean over tasks; over some of them where the target was not reached on the others."""
+    if everywhere is not None or where_reached is None:
+        return factor_text(everywhere)
+    return f"{factor_text(where_reached)} on {summary.reached}/{summary.tasks}"
 
 
 MORE = ("95 % interval", "to the final loss", "on the clock", "mean loss of the run")

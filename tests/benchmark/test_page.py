@@ -109,9 +109,11 @@ def report_of(outcome: Outcome, note: str | None = None) -> str:
 def test_the_page_of_a_suite_holds_what_was_measured(two_tasks: Outcome) -> None:
     html = report_of(two_tasks, note="quick: no result")
     rows = {row[0]: row[1:] for row in rows_of(html) if row}
-    matrix = next(row for row in rows_of(html) if row[0] == "ours")
-    assert matrix[1:] == ["1.13 x", "never"]
-    assert any(row[:3] == ["broken", "", "raised"] for row in rows_of(html))
+    matrix = rows_of(html)[:3]
+    assert matrix[0] == ["task", "Adam", "ours", "broken"]
+    assert matrix[1] == ["easy", "1.00 x", "1.13 x", ""]
+    assert matrix[2] == ["hard", "1.00 x", "never", "raised"]
+    assert next(row for row in rows_of(html) if row[0] == "ours")[1] == "1.13 x on 1/2"
     assert "raised RuntimeError: &lt;it&gt; broke" in html
     assert rows["easy: ours"][-1] == "yes"
     assert rows["easy"][1] == "0.3 ± 0.1 (us)"
@@ -156,6 +158,20 @@ def test_a_browser_shows_every_table_of_a_report(two_tasks: Outcome, tmp_path: P
         assert dom.count("<button") == html.count('scope="col"')  # the script reached every table
 
 
+def test_cards_are_readable(two_tasks: Outcome) -> None:
+    """A configuration stands as YAML, folded as what is long is; every entry is there."""
+    card = {"meta_steps": 3, "config": {"rule": {"_target_": "x.<Y>"}, "sizes": [1, 2]}, "how": "long " * 200}
+    race = two_tasks.races[0]
+    first, *others = race.result.entries
+    first = replace(first, contender=replace(first.contender, card=card))
+    race = replace(race, result=replace(race.result, entries=(first, *others)))
+    html = report_of(replace(two_tasks, races=(race, *two_tasks.races[1:])))
+    assert "<dt>meta_steps</dt><dd>3</dd>" in html
+    folded = re.findall(r"<dt>(\w+)</dt><dd><details>.*?<pre>(.*?)</pre>", html, flags=re.DOTALL)
+    assert [name for name, _ in folded] == ["config", "how"]
+    assert folded[0][1].splitlines() == ["rule:", "  _target_: x.&lt;Y&gt;", "sizes:", "- 1", "- 2"]
+
+
 def test_the_style_closes_what_it_opens() -> None:
     assert STYLE.count("{") == STYLE.count("}")
     assert SCRIPT.count("{") == SCRIPT.count("}")
@@ -175,6 +191,9 @@ def test_summaries(two_tasks: Outcome) -> None:
     adam, ours, broken = (summaries[label] for label in ("Adam", "ours", "broken"))
     assert adam.factor == pytest.approx(1)
     assert (ours.factor, ours.faster, ours.slower) == (None, 1, 1)  # on one task it never reaches the target
+    assert (ours.reached, ours.tasks) == (1, 2)
+    assert ours.factor_where_reached == pytest.approx(1.13, abs=0.01)
+    assert adam.factor_where_reached == adam.factor
     assert (broken.tasks, broken.raised, broken.factor) == (0, 1, None)
     assert adam.score > ours.score > broken.score
     assert not two_tasks.flawless
