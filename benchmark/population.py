@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from benchmark.elementwise import Elementwise, first_memory, hyper_parameters
 from lopt.rules.rule import UpdateRule
-from meta_train.unroll import start, unroll
+from meta_train.unroll import dataset_sizes, start, unroll
 from tasks.task import Batch, Task
 
 
@@ -35,7 +35,8 @@ class Population(Protocol):
 
 
 class RulePopulation:
-    """An update rule at several learning rates. It is told the length of the run, as a schedule is.
+    """An update rule at several learning rates. It is told the length of the run, as a schedule is, and the size of
+    the data set.
 
     Args:
         steps: of the whole run.
@@ -56,12 +57,20 @@ class RulePopulation:
         rates = torch.tensor([float(s["lr"]) for s in settings], dtype=first.dtype, device=first.device)
         self.lr = rates.repeat_interleave(len(initial))  # (P,)
         self.horizon = torch.full_like(self.lr, float(steps))
+        self.dataset_size = dataset_sizes([task] * len(self.lr), self.lr)
 
     def train(self, drawn: Batch, factors: Sequence[float]) -> Tensor:
         lr = torch.tensor(factors, dtype=self.lr.dtype, device=self.lr.device)[:, None] * self.lr
         batches = _for_each_setting(drawn, self.count)
         self.population, losses = unroll(
-            self.rule, self.theta, self.task, self.population, batches, lr, horizon=self.horizon
+            self.rule,
+            self.theta,
+            self.task,
+            self.population,
+            batches,
+            lr,
+            horizon=self.horizon,
+            dataset_size=self.dataset_size,
         )
         return losses
 

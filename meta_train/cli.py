@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -63,9 +65,11 @@ def run(config_name: str, job: Callable[[DictConfig], int | None]) -> None:
         except (InvalidInput, OmegaConfBaseException) as error:
             sys.exit(_fail(error))
         except InstantiationException as error:  # what a constructor refused
-            if not _refused(error.__cause__):
+            if _refused(error.__cause__):
+                sys.exit(_fail(str(error.__cause__)))
+            if (unlocated := _unlocated(error)) is None:
                 raise
-            sys.exit(_fail(str(error.__cause__)))
+            sys.exit(_fail(unlocated))
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a defect of ours keeps its traceback
     try:
@@ -73,6 +77,10 @@ def run(config_name: str, job: Callable[[DictConfig], int | None]) -> None:
         start()
     except (InvalidInput, HydraException) as error:  # a name, or an override that Hydra cannot read
         sys.exit(_fail(error))
+    except OmegaConfBaseException as error:  # what Hydra itself reads, such as its folder, `out`
+        if begun:
+            raise
+        sys.exit(_fail(str(error).splitlines()[0]))
     except OSError as error:
         if begun:
             raise
@@ -82,6 +90,19 @@ def run(config_name: str, job: Callable[[DictConfig], int | None]) -> None:
 def unwritable(error: OSError) -> str:
     """A folder or file that cannot be made, in words."""
     return f"'{error.filename}' cannot be made: {error.strerror or error}. Give another folder, out="
+
+
+def _unlocated(error: InstantiationException) -> InvalidInput | None:
+    """Where a `_target_` names nothing, that in words, with the near matches of its module."""
+    found = re.match(r"Error locating target '([^']+)'.*full_key: (\S+)", str(error), flags=re.DOTALL)
+    if found is None:
+        return None
+    target, key = found.groups()
+    path = target.rpartition(".")[0]
+    if path not in sys.modules:
+        return InvalidInput(f"{key}._target_: {target!r} cannot be found. Is its package installed?")
+    known = [name for name, x in vars(sys.modules[path]).items() if inspect.isclass(x) or inspect.isfunction(x)]
+    return unknown(f"{key}._target_", target, [f"{path}.{name}" for name in known if not name.startswith("_")])
 
 
 def _refused(cause: BaseException | None) -> bool:

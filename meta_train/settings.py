@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lopt.errors import InvalidInput
 from meta_train.arguments import check_above_zero, check_whole
@@ -23,6 +23,13 @@ def check_settings(config: DictConfig) -> None:
     if config.threads is not None:
         check_whole(threads=config.threads)
     check_above_zero(clip=config.clip, checkpoint_minutes=config.checkpoint_minutes)
+    for owner in ("estimator", "validation"):
+        reference = OmegaConf.select(config, f"{owner}.reference")
+        if reference is not None and "_target_" not in reference:
+            raise InvalidInput(
+                f"{owner}.reference: {reference} names no class, as where an experiment sets what a reference is made "
+                f"of and the objective takes none. Add {owner}.reference=null"
+            )
     if config.dtype not in DTYPES:
         raise InvalidInput(
             f"dtype: {config.dtype!r}; give {' or '.join(DTYPES)}: a meta-gradient is made of small differences, which "

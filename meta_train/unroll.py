@@ -64,26 +64,46 @@ def _draw_steps(task: Task, split: Split, generator: torch.Generator, steps: int
         return stack([task.draw(split, generator) for _ in range(steps)])
 
 
+def dataset_sizes(tasks: Sequence[Task], like: Tensor) -> Tensor | None:
+    """How many examples each task has to train on, (tasks,), of the kind of `like`; None: some have no end of them."""
+    sizes = [task.dataset_size for task in tasks]
+    return None if None in sizes else like.new_tensor(sizes)
+
+
 def population_step(
     rule: UpdateRule,
     task: Task,
     space: WeightSpace,
     weight_decay: float,
     stacked_theta: bool,
-    told: bool,
     tell_loss: bool,
+    known: Sequence[Tensor | None],
 ) -> Callable:
-    """One step of all particles: (θ, params, state, now, drawn, lr, horizon) -> (params, state, now, loss)."""
+    """One step of all particles: (θ, params, state, now, drawn, lr, *known) -> (params, state, now, loss).
 
-    def step(theta: Mapping[str, Tensor], params: Tensors, state: State, now: Tensor, drawn: Batch, lr: Tensor, end):
+    Args:
+        known: the horizons and the sizes of the data sets, where the rule is to know them; else None.
+    """
+
+    def step(
+        theta: Mapping[str, Tensor],
+        params: Tensors,
+        state: State,
+        now: Tensor,
+        drawn: Batch,
+        lr: Tensor,
+        end: Tensor | None,
+        size: Tensor | None,
+    ) -> tuple[Tensors, State, Tensor, Tensor]:
         batch = task.gather("train", drawn)
         grads, loss = grad_and_value(task.loss)(params, batch)
-        inputs = (space, params, grads, state, Clock(now, end, loss if tell_loss else None))
+        inputs = (space, params, grads, state, Clock(now, end, loss if tell_loss else None, size))
         updates, state = functional_call(rule, dict(theta), inputs)
         params = {k: p - lr * (updates[k] + weight_decay * p) for k, p in params.items()}
         return params, state, now + 1, loss
 
-    return vmap(step, in_dims=(0 if stacked_theta else None, 0, 0, 0, 0, 0, 0 if told else None))
+    told = (None if x is None else 0 for x in known)
+    return vmap(step, in_dims=(0 if stacked_theta else None, 0, 0, 0, 0, 0, *told))
 
 
 def unroll(
@@ -96,6 +116,7 @@ def unroll(
     *,
     stacked_theta: bool = False,
     horizon: Tensor | None = None,
+    dataset_size: Tensor | None = None,
     space: WeightSpace | None = None,
     weight_decay: float = 0.0,
     tell_loss: bool = True,
@@ -108,6 +129,7 @@ def unroll(
         drawn: the batches, (T, P, ...), as `draw` gives them.
         lr: learning rates, (T, P).
         horizon: the whole length of each particle's run, (P,), if the rule is to know it.
+        dataset_size: how many examples each particle's task has, (P,), if the rule is to know it.
         space: what the rule is told of the symmetry; by default the weight space of the task.
         tell_loss: whether the rule is to know the loss of each step.
         compiled: run the step as one compiled program, without derivatives; made once for each kind of population.
@@ -116,19 +138,20 @@ def unroll(
         The population T steps later, and the training loss before each step, (T, P).
     """
     space = task.weight_space if space is None else space
-    step_all = population_step(rule, task, space, weight_decay, stacked_theta, horizon is not None, tell_loss)
+    known = (horizon, dataset_size)
+    step_all = population_step(rule, task, space, weight_decay, stacked_theta, tell_loss, known)
     params, state, now = population
 
     def at(t: int) -> Batch:
         return pytree.tree_map(lambda leaf: leaf[t], drawn)
 
     if compiled:
-        example: tuple[Any, ...] = (theta, params, state, now, at(0), lr[0], horizon)
+        example: tuple[Any, ...] = (theta, params, state, now, at(0), lr[0], *known)
         kind = (rule, task.population, space, weight_decay, stacked_theta, tell_loss)
         step_all = program(step_all, kind, example)
     losses = []
     for t in range(lr.shape[0]):
-        params, state, now, loss = step_all(theta, params, state, now, at(t), lr[t], horizon)
+        params, state, now, loss = step_all(theta, params, state, now, at(t), lr[t], *known)
         losses.append(loss)
     return Population(params, state, now), torch.stack(losses)
 

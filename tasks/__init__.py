@@ -12,6 +12,7 @@ data.py, image_sources.py, arguments.py           reading images; checking argum
 """
 
 from tasks.augmentations import (
+    FewExamples,
     GradientNoise,
     InputPermutation,
     LabelNoise,
@@ -48,6 +49,7 @@ __all__ = [
     "Autoencoder",
     "Batch",
     "ConvAutoencoder",
+    "FewExamples",
     "GradientNoise",
     "ImageCNN",
     "ImageClassifier",

@@ -55,6 +55,10 @@ class Supervised(Task):
         self.evaluation = rows if evaluation is None else evaluation
         self.optimum = optimum
 
+    @property
+    def dataset_size(self) -> int | None:
+        return len(self.rows["train"])
+
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
         device = self.inputs["train"].device
         return {name: p.to(device) for name, p in init_module(self.module, generator).items()}

@@ -39,6 +39,11 @@ class Task(ABC):
         """Tasks with equal values run as one population: by default, those that hold the same module object."""
         return self.module
 
+    @property
+    def dataset_size(self) -> int | None:
+        """How many examples there are to train on; None: every one is new."""
+        return None
+
     @abstractmethod
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Initial weights, a new draw at every call."""

@@ -93,6 +93,10 @@ class VariationalTask(Task):
         self.name, self.module, self.weight_space = table.name, table.module, table.weight_space
         self.table, self.latent = table, latent
 
+    @property
+    def dataset_size(self) -> int | None:
+        return self.table.dataset_size
+
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
         return self.table.init(generator)
 

@@ -57,6 +57,10 @@ class LearnedOptimizer(Optimizer):
             parameter is a group of its own. Parameters without names are matched in order; with names, a part of the
             network's parameters is enough.
         total_steps: how many steps there will be, if known; rules that see the horizon can use it.
+        dataset_size: how many examples there are to train on, if they come again and again as they are: rows of a
+            table, images, characters or tokens of a text. "neuron-1" takes smaller steps where they are few for so
+            many steps, so that it does not learn them by heart. Leave it out where an example never comes twice as it
+            was, as with augmentation.
         maximize: climb the objective.
         foreach: write all parameters with few launches (the default where they are plain tensors), or one by one.
         capturable: a step may be captured in a CUDA graph: nothing waits for the device, a step with a bad gradient is
@@ -71,8 +75,8 @@ class LearnedOptimizer(Optimizer):
     this before it loads). The check of the gradients waits for the device once a step unless `capturable`.
 
     Raises:
-        InvalidInput (a ValueError): a negative or non-finite lr, weight_decay or total_steps; an unknown rule; a weight
-            space with other names or shapes; complex parameters; parameters on several devices.
+        InvalidInput (a ValueError): a negative or non-finite lr, weight_decay, total_steps or dataset_size; an unknown
+            rule; a weight space with other names or shapes; complex parameters; parameters on several devices.
 
     >>> model = torch.nn.Linear(3, 2)
     >>> optimizer = LearnedOptimizer(model.parameters(), total_steps=1)
@@ -89,6 +93,7 @@ class LearnedOptimizer(Optimizer):
         weight_decay: float = 0.0,
         weight_space: WeightSpace | None = None,
         total_steps: int | None = None,
+        dataset_size: int | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
         capturable: bool = False,
@@ -99,13 +104,17 @@ class LearnedOptimizer(Optimizer):
         given = {"lr": lr, "weight_decay": weight_decay, "maximize": maximize, "foreach": foreach}
         defaults = {**OPTIONS, **given, "capturable": capturable, "rule": type(self.rule).__name__}
         check_options(defaults)
-        if total_steps is not None and not (isinstance(total_steps, Real) and 1 <= total_steps < math.inf):
-            raise InvalidInput(f"Invalid total_steps: {total_steps!r}. Give the number of steps, at least 1, or None")
+        for name, count, what in (
+            ("total_steps", total_steps, "steps"),
+            ("dataset_size", dataset_size, "examples to train on"),
+        ):
+            if count is not None and not (isinstance(count, Real) and 1 <= count < math.inf):
+                raise InvalidInput(f"Invalid {name}: {count!r}. Give the number of {what}, at least 1, or None")
         if on_nonfinite not in ("skip", "raise"):
             raise InvalidInput(f"on_nonfinite: {on_nonfinite!r}; it must be 'skip' or 'raise'")
         if capturable and on_nonfinite == "raise":
             raise InvalidInput("on_nonfinite: a captured step cannot raise; use 'skip', or capturable=False")
-        self.total_steps, self.on_nonfinite = total_steps, on_nonfinite
+        self.total_steps, self.dataset_size, self.on_nonfinite = total_steps, dataset_size, on_nonfinite
         bound = getattr(self.rule, "space", None)
         self._bound, self._rule_device = bound is not None, None
         self._given_space = weight_space if weight_space is not None else bound
@@ -205,11 +214,12 @@ class LearnedOptimizer(Optimizer):
         rates = [current_rates(group, compiled) for group in self.param_groups]
         if finite is True and only_makes_state(rates, grads):
             return None
-        state, total = {name: self.state[p] for name, p in params.items() if self.state.get(p)}, self.total_steps
+        state = {name: self.state[p] for name, p in params.items() if self.state.get(p)}
         clock = Clock(
             torch.stack([state[name]["step"] for name in grads]).max(),
-            None if total is None else torch.full((), float(total), dtype=torch.float32, device=device),
+            _known(self.total_steps, device),
             told if told is None or not all(group["maximize"] for group in self.param_groups) else -told,
+            _known(self.dataset_size, device),
         )
         index = self._parameters.groups
         targets = Targets(params, index if len(grads) == len(index) else {name: index[name] for name in grads}, rates)
@@ -280,7 +290,11 @@ class LearnedOptimizer(Optimizer):
 
 
 # What a copy needs beyond what Optimizer keeps.
-COPIED = ("rule", "total_steps", "on_nonfinite", "_given_space", "_parameters", "_flat", "_bound")
+COPIED = ("rule", "total_steps", "dataset_size", "on_nonfinite", "_given_space", "_parameters", "_flat", "_bound")
+
+
+def _known(count: float | None, device: torch.device) -> Tensor | None:
+    return None if count is None else torch.full((), float(count), dtype=torch.float32, device=device)
 
 
 def _hold_state(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any] | None:

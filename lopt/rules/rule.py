@@ -27,11 +27,12 @@ Tensors: TypeAlias = dict[str, Tensor]  # parameter name -> tensor
 
 
 class Clock(NamedTuple):
-    """What a rule is told about time. A rule must work without the last two."""
+    """What a rule is told about time and data. A rule must work with the step alone."""
 
     step: Tensor  # (): updates made before this one
     horizon: Tensor | None = None  # (): updates that will be made in all
     loss: Tensor | None = None  # (): the training loss of this step
+    dataset_size: Tensor | None = None  # (): how many examples there are to train on
 
 
 class State(NamedTuple):

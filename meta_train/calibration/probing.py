@@ -34,7 +34,7 @@ from meta_train.horizons import truncations
 from meta_train.keys import generator
 from meta_train.objectives import ceiling
 from meta_train.reference import repeat
-from meta_train.unroll import draw, evaluate, start, unroll
+from meta_train.unroll import dataset_sizes, draw, evaluate, start, unroll
 from tasks.task import Task
 
 FACTORS = (0.2, 0.45, 1.0, 2.2, 5.0)  # a shift is the logarithm of one; near a scale of 1 it multiplies the step
@@ -101,7 +101,16 @@ def probe(
         drawn = pytree.tree_map(partial(repeat, count=choices), drawn)
         with torch.no_grad():
             population, _ = unroll(
-                rule, theta, task, population, drawn, lr, stacked_theta=True, horizon=end, space=space
+                rule,
+                theta,
+                task,
+                population,
+                drawn,
+                lr,
+                stacked_theta=True,
+                horizon=end,
+                dataset_size=dataset_sizes([task] * lr.shape[1], like),
+                space=space,
             )
         curves.append(evaluate(task, population.params, "validation"))
     losses = torch.stack(curves, 1).unflatten(0, (choices, runs))

@@ -74,6 +74,10 @@ class NoisyGradients(Task):
     def population(self) -> Hashable:
         return type(self), self.inner.population
 
+    @property
+    def dataset_size(self) -> int | None:
+        return self.inner.dataset_size
+
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
         return self.inner.init(generator)
 

@@ -65,6 +65,10 @@ class ValuedTask(Task):
     def population(self) -> Hashable:
         return type(self), self.inner.population
 
+    @property
+    def dataset_size(self) -> int | None:
+        return self.inner.dataset_size
+
     @abstractmethod
     def init(self, generator: torch.Generator) -> dict[str, Tensor]: ...
 
@@ -91,6 +95,10 @@ class ChangedBatch(Task):
     @property
     def population(self) -> Hashable:
         return type(self), self.inner.population
+
+    @property
+    def dataset_size(self) -> int | None:
+        return self.inner.dataset_size
 
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
         return self.inner.init(generator)

@@ -33,7 +33,7 @@ def make_rule(name, task):
     return rule.to(DOUBLE)
 
 
-def run_alone(rule, theta, task, params, drawn, lr, weight_decay, horizon):
+def run_alone(rule, theta, task, params, drawn, lr, weight_decay, horizon, size):
     """One particle, with autograd instead of torch.func and no vmap."""
     state, losses = rule.init_state(task.weight_space, params), []
     for t in range(len(lr)):
@@ -41,7 +41,7 @@ def run_alone(rule, theta, task, params, drawn, lr, weight_decay, horizon):
         loss = task.loss(live, task.gather("train", drawn[t]))
         grads = dict(zip(live, torch.autograd.grad(loss, list(live.values())), strict=True))
         with torch.no_grad():
-            clock = Clock(torch.tensor(float(t)), horizon, loss)
+            clock = Clock(torch.tensor(float(t)), horizon, loss, size)
             updates, state = torch.func.functional_call(rule, theta, (task.weight_space, params, grads, state, clock))
             params = {k: p - lr[t] * updates[k] - lr[t] * weight_decay * p for k, p in params.items()}
         losses.append(loss.detach())
@@ -60,13 +60,22 @@ def test_each_particle_runs_as_if_alone(task, name, weight_decay):
         k: p.detach() + 0.1 * torch.randn(PARTICLES, *p.shape, generator=noise, dtype=DOUBLE)
         for k, p in rule.named_parameters()
     }
+    sizes = 10.0 * torch.arange(1, PARTICLES + 1, dtype=DOUBLE)
     with torch.no_grad():
         population, losses = unroll(
-            rule, theta, task, start(rule, task, params), drawn, lr, stacked_theta=True, weight_decay=weight_decay
+            rule,
+            theta,
+            task,
+            start(rule, task, params),
+            drawn,
+            lr,
+            stacked_theta=True,
+            weight_decay=weight_decay,
+            dataset_size=sizes,
         )
     for i in range(PARTICLES):
         own = {k: x[i] for k, x in theta.items()}
-        alone, alone_losses = run_alone(rule, own, task, params[i], drawn[:, i], lr[:, i], weight_decay, None)
+        alone, alone_losses = run_alone(rule, own, task, params[i], drawn[:, i], lr[:, i], weight_decay, None, sizes[i])
         torch.testing.assert_close(losses[:, i], alone_losses, rtol=1e-10, atol=1e-12)
         for k, p in alone.items():
             torch.testing.assert_close(population.params[k][i], p, rtol=1e-10, atol=1e-12)
@@ -94,7 +103,7 @@ def test_draws_are_each_particles_own(task):
     assert torch.equal(together[:, 1:2], alone)
 
 
-def test_the_rule_sees_step_horizon_and_loss():
+def test_the_rule_sees_all_of_the_clock():
     task = Quadratic(dimensions=2, noise=0.0, dtype=DOUBLE).sample(torch.Generator())
     seen = []
 
@@ -107,10 +116,10 @@ def test_the_rule_sees_step_horizon_and_loss():
     theta = {k: p.detach() for k, p in rule.named_parameters()}
     params = [task.init(g) for g in generators()]
     drawn = draw([task] * PARTICLES, "train", generators(), 2)
-    horizon = torch.full((PARTICLES,), 9.0)
-    unroll(rule, theta, task, start(rule, task, params), drawn, torch.zeros(2, PARTICLES), horizon=horizon)
+    known = {"horizon": torch.full((PARTICLES,), 9.0), "dataset_size": torch.full((PARTICLES,), 40.0)}
+    unroll(rule, theta, task, start(rule, task, params), drawn, torch.zeros(2, PARTICLES), **known)
     assert len(seen) == 2
-    assert all(clock.horizon is not None and clock.loss is not None for clock in seen)
+    assert all(None not in clock for clock in seen)
 
 
 def test_evaluate_is_the_loss_on_the_fixed_batch(task):

@@ -11,6 +11,7 @@ from torch.func import grad, grad_and_value
 
 from lopt.errors import InvalidInput
 from tasks import (
+    FewExamples,
     GradientNoise,
     ImageCNN,
     ImageMLP,
@@ -45,6 +46,35 @@ def test_log_uniform() -> None:
     drawn = torch.tensor([math.log10(log_uniform(0.01, 100.0, generator)) for _ in range(2000)])
     assert drawn.abs().max() <= 2 and abs(drawn.mean()) < 0.1 and abs(drawn.std() - 4 / 12**0.5) < 0.05
     assert log_uniform(3.0, 3.0, generator) == 3.0
+
+
+# --- data ---------------------------------------------------------------------------------------------------------------
+
+
+def test_few_examples_are_a_part_of_the_table() -> None:
+    """Other parts for other tasks; what a task is trained on is within its part, what it is tested on is as before."""
+    first, second = (sample(FewExamples(MLP, 60, 60), seed) for seed in (0, 1))
+    for task in (first, second):
+        assert task.dataset_size == 60
+        rows = task.rows["train"]
+        drawn = torch.cat([task.draw("train", seeded(k)) for k in range(60)])
+        assert set(drawn.tolist()) == set(rows) < set(PLAIN.rows["train"])
+        assert len(task.evaluation_batch("train")[0]) == 60
+        for split in ("validation", "test"):
+            assert torch.equal(task.evaluation_batch(split)[0], PLAIN.evaluation_batch(split)[0])
+    assert first.rows != second.rows
+    assert first.population == second.population == PLAIN.population
+    assert PLAIN.dataset_size > 500  # the task that it was made of is as it was
+    sizes = [sample(FewExamples(MLP, 10, 1000), seed).dataset_size for seed in range(200)]
+    assert min(sizes) < 20 and max(sizes) > 500 and 60 < sorted(sizes)[100] < 170
+    assert sample(FewExamples(MLP, 1e6, 1e6)).dataset_size == PLAIN.dataset_size
+    assert sample(FewExamples(LogisticRegression("wine"), 20, 20)).optimum is None
+
+
+@pytest.mark.parametrize("family", [Quadratic(), LossScaling(MLP)])
+def test_few_examples_of_what_is_no_table(family: TaskFamily) -> None:
+    with pytest.raises(InvalidInput, match=r"wants tasks on a table.*Put it around the family itself"):
+        sample(FewExamples(family))
 
 
 # --- scales ----------------------------------------------------------------------------------------------------------
@@ -209,7 +239,7 @@ def test_what_wants_inputs_and_targets_says_so() -> None:
         sample(InputPermutation(TransformerLanguageModel()), 0)
 
 
-@pytest.mark.parametrize("wrapper", [ParameterScaling, LossScaling, GradientNoise, LabelNoise])
+@pytest.mark.parametrize("wrapper", [FewExamples, ParameterScaling, LossScaling, GradientNoise, LabelNoise])
 def test_ranges_are_checked(wrapper) -> None:
     for low, high in ((0, 1), (-1, 1), (0.5, 0.4), (0.1, float("inf")), (float("nan"), 1), (True, 1)):
         with pytest.raises(InvalidInput, match="low"):
@@ -223,5 +253,7 @@ def test_other_arguments_are_checked() -> None:
         ParameterScaling(MLP, level="tensors")
     with pytest.raises(InvalidInput, match=r"high=1\.5: a share"):
         LabelNoise(MLP, 0.1, 1.5)
+    with pytest.raises(InvalidInput, match=r"low=0\.5: give at least 1 example"):
+        FewExamples(MLP, 0.5, 1.5)
     with pytest.raises(InvalidInput, match="count=0"):
         InputPermutation(MLP, 0)

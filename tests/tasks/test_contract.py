@@ -93,6 +93,7 @@ ROWS: dict[str, Row] = {
     "Varied": Row(varied, LN10, 1e-2),
     "ParameterScaling": Row(lambda **a: tasks.ParameterScaling(mlp(**a), 0.5, 2.0), LN10, 1e-2),
     "LossScaling": Row(lambda **a: tasks.LossScaling(mlp(**a), 3.0, 3.0), near(3 * math.log(10)), 1e-2),
+    "FewExamples": Row(lambda **a: tasks.FewExamples(mlp(**a), 50, 500), LN10, 1e-2),
     "GradientNoise": Row(lambda **a: tasks.GradientNoise(mlp(**a)), LN10, 1e-2),
     "LabelNoise": Row(lambda **a: tasks.LabelNoise(mlp(**a)), LN10, 1e-2),
     "InputPermutation": Row(lambda **a: tasks.InputPermutation(mlp(**a)), LN10, 1e-2),
@@ -389,3 +390,19 @@ def test_bad_arguments_are_named(make: Callable[[], TaskFamily], message: str) -
 def test_an_unknown_argument_is_named() -> None:
     with pytest.raises(TypeError, match="batchsize"):
         tasks.ImageCNN(batchsize=3)  # pyright: ignore[reportCallIssue]
+
+
+@every_family
+def test_the_size_of_the_data_set_is_the_number_of_examples_that_are_drawn(name: str) -> None:
+    """Of a table: every row comes, sooner or later. Whatever is around a task leaves the number as it is."""
+    task = task_of(name)
+    inner = task
+    while hasattr(inner, "inner"):
+        inner = inner.inner
+    inner = getattr(inner, "table", inner)
+    assert task.dataset_size == inner.dataset_size
+    if task.dataset_size is None:
+        assert name == "Quadratic"  # whose noise is new in every batch
+        return
+    drawn = torch.cat([inner.draw("train", seeded(k)) for k in range(200)])
+    assert 0.9 * min(len(drawn) / 2, task.dataset_size) < len(drawn.unique()) <= task.dataset_size

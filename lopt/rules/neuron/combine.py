@@ -70,7 +70,8 @@ def make_plan(
 
     with d = 1 - decay^t, ρ² the mean of m² over that of v, and r_i c_j = (v_i v_j / v)^{-1/2} from row, column and
     tensor means of v. The scale is the bounded one of h_0 + law, times (1 - t / T)^h_d, or 2^-h_d where the horizon T
-    is not known, and never above the bound. The power stands outside: inside, a scale near the bound would hardly fall.
+    is not known, times the share that the data set leaves, and never above the bound. Power and share stand outside:
+    inside, a scale near the bound would hardly fall.
     """
     _, log_m, log_w, log_v = moments.logs[:, layout.n_entries :].unbind(0)
     dm, ds, dv = log_debiases.unbind(0)
@@ -93,7 +94,8 @@ def make_plan(
     shift = (
         column * centres[n_rows:] * heads.coefficients[CENTRE_COLUMNS].index_select(0, layout.tensor[n_rows:n_entries])
     )
-    fall = torch.exp(heads.coefficients[ANNEAL] * log_rest)
+    fall = heads.coefficients[ANNEAL] * log_rest
+    fall = torch.exp(fall if heads.share is None else fall + heads.share)
     scales = (bounded_scale(heads.coefficients[SCALE] + heads.law) * fall).clamp(max=10**_DECADES_UP)
     return Plan(rows, torch.stack([roots[n_rows:], column, shift]), scales, eps**2)
 

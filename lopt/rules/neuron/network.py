@@ -13,13 +13,15 @@ linear map of a set (identity and mean); between tables and tensors it is a grap
 architecture, with an edge for each axis. Nothing depends on the number or size of the tensors but
 for their features, which hold both. These also set the scale of the update directly, by a linear law of their
 logarithms, a power law, as width and depth do where a learning rate is transferred from one network to another by hand;
-that of hidden matrices, whose direction may be another, is the sum of this and one of their own.
+that of hidden matrices, whose direction may be another, is the sum of this and one of their own. Another law takes the
+size of the data set: who sees few examples again and again learns them by heart if the steps are large.
 
 Legend: N neurons, K tables, T tensors, c width, R roles.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -28,13 +30,17 @@ from torch.nn import functional as F
 
 from lopt.rules.neuron.form import ROLES
 from lopt.rules.neuron.layout import HIDDEN, STATIC, Layout
-from lopt.rules.neuron.tokens import FEATURES, GLOBAL_FEATURES, TENSOR_FEATURES
+from lopt.rules.neuron.tokens import DATA_FEATURES, FEATURES, GLOBAL_FEATURES, TENSOR_FEATURES, Data
 
 # Of the numbers for a tensor the first stand for directions, the last for these: see combine.py.
 DIRECTIONS = 6
 CENTRE_ROWS, CENTRE_COLUMNS, SCALE, ANNEAL = range(DIRECTIONS, DIRECTIONS + 4)
 COEFFICIENTS = DIRECTIONS + 4
 _R = len(ROLES)
+
+# What is left of the scale where examples are few, at least: its logarithm; and the number of examples for each weight
+# from which on all of it is left, since there are not weights enough to learn them by heart.
+_LEAST_SHARE, _ENOUGH = math.log(1 / 32), 5.0
 
 
 class Round(nn.Module):
@@ -63,6 +69,7 @@ class Heads(NamedTuple):
     coefficients: Tensor  # [COEFFICIENTS, T]
     law: Tensor  # [T]: what the logarithm of the scale gains
     corrections: Tensor  # [N, R]: logarithms, not yet bounded
+    share: Tensor | None  # (): logarithm of the share of every scale that the data set leaves; None: all
 
 
 class TokenNetwork(nn.Module):
@@ -78,11 +85,14 @@ class TokenNetwork(nn.Module):
         self.neuron_head = nn.Linear(width, _R)
         self.scale_law = nn.Linear(TENSOR_FEATURES, 1, bias=False)
         self.hidden_law = nn.Linear(STATIC, 1, bias=False)
-        for last in (self.tensor_head, self.neuron_head, self.scale_law, self.hidden_law):
+        self.data_law = nn.Linear(DATA_FEATURES, 1)
+        for last in (self.tensor_head, self.neuron_head, self.scale_law, self.hidden_law, self.data_law):
             for zeros in last.parameters():
                 nn.init.zeros_(zeros)
 
-    def forward(self, layout: Layout, entries: Tensor, tensors: Tensor, time: Tensor) -> Heads:
+    def forward(
+        self, layout: Layout, entries: Tensor, tensors: Tensor, time: Tensor, data: Data | None = None
+    ) -> Heads:
         """entries [E, FEATURES], tensors [T, TENSOR_FEATURES], time [GLOBAL_FEATURES]."""
         met = layout.to_neurons(entries)
         met = torch.cat([met.reshape(layout.n_neurons, _R * FEATURES), layout.present], 1)
@@ -91,7 +101,12 @@ class TokenNetwork(nn.Module):
             x, t, g = layer(layout, x, t, g)
         place = tensors[:, FEATURES : FEATURES + STATIC]
         law = self.scale_law(tensors) + place[:, HIDDEN : HIDDEN + 1] * self.hidden_law(place)
-        return Heads(self.tensor_head(t).t(), law[:, 0], self.neuron_head(x))
+        return Heads(self.tensor_head(t).t(), law[:, 0], self.neuron_head(x), None if data is None else self.share(data))
+
+    def share(self, data: Data) -> Tensor:
+        """The logarithm of the share of every scale that the data set leaves, ()."""
+        least = (data.per_weight - math.log(_ENOUGH)).clamp(min=_LEAST_SHARE)
+        return torch.maximum(self.data_law(data.features)[0], least).clamp(max=0)
 
     @torch.no_grad()
     def change_scale(self, slopes: Tensor, shift: float, anneal: float = 1.0) -> None:

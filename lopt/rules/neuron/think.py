@@ -13,6 +13,7 @@ from lopt.rules.neuron.combine import Plan, make_plan
 from lopt.rules.neuron.layout import Layout
 from lopt.rules.neuron.network import TokenNetwork
 from lopt.rules.neuron.tokens import (
+    data_of,
     follow_loss,
     global_features,
     log_rest,
@@ -46,7 +47,7 @@ def think(mind: Mind, layout: Layout, sums: Tensor, steps: Tensor, losses: Tenso
     moments = moments_of(layout, sums, debiases)
     tensors = tensor_features(layout, moments, loss_features(losses, clock.loss))
     entries = moments.features[:, : layout.n_entries].t()
-    heads = mind.network(layout, entries, tensors, global_features(layout, clock))
+    heads = mind.network(layout, entries, tensors, global_features(layout, clock), data_of(layout, clock))
     return make_plan(layout, moments, heads, debiases, log_rest(layout, clock), mind.eps)
 
 

@@ -29,12 +29,14 @@ FEATURES = 8  # of an entry
 _LOSSES = 3  # features of the loss, and whether there is one
 TENSOR_FEATURES = FEATURES + STATIC + _LOSSES
 GLOBAL_FEATURES = len(TIMESCALES) + 5
+DATA_FEATURES = 2
 
 # A second moment below this share of its tensor's counts as this share: the logarithm of nothing is finite.
 RELATIVE_GUARD = 1e-8
 LOG_UNIT = 4.0  # logarithms of ratios of second moments lie within some 18 of 0
 _WEIGHT_GUARD = 1e-8  # a mean square below which a tensor of weights counts as zero
 _UNKNOWN_REST = 0.5  # what is left of a horizon that is not known
+_LEAST_HORIZON = 1000.0  # of which a horizon that is not known has at least so many steps
 _LOSS_GUARD = 1e-12  # share of the squared mean loss below which its variance is rounding
 
 
@@ -98,6 +100,25 @@ def log_rest(layout: Layout, clock: Clock) -> Tensor:
         return torch.full_like(step, math.log(_UNKNOWN_REST))
     horizon = clock.horizon.to(layout.dtype)
     return ((horizon - step).clamp(min=1) / horizon.clamp(min=1)).log()
+
+
+class Data(NamedTuple):
+    """What is known of the data set."""
+
+    features: Tensor  # [DATA_FEATURES]: logarithms of how many examples there are, and of the steps they must do for
+    per_weight: Tensor  # (): logarithm of the number of examples for each weight of the network
+
+
+def data_of(layout: Layout, clock: Clock) -> Data | None:
+    """None: nobody said how many examples there are."""
+    if clock.dataset_size is None:
+        return None
+    size = clock.dataset_size.to(layout.dtype).clamp(min=1).log()
+    if clock.horizon is None:
+        horizon = (clock.step.to(layout.dtype) / (1 - _UNKNOWN_REST)).clamp(min=_LEAST_HORIZON)
+    else:
+        horizon = clock.horizon.to(layout.dtype).clamp(min=1)
+    return Data(torch.stack([size, horizon.log()]) / 10, size - math.log(sum(max(1, n) for n in layout.sizes)))
 
 
 def follow_loss(layout: Layout, losses: Tensor, loss: Tensor | None) -> Tensor:

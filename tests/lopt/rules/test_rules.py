@@ -1,6 +1,7 @@
 """Update rules: one contract for all of them, then each against what it is said to compute."""
 
 import inspect
+import itertools
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -143,7 +144,7 @@ def test_only_rules_that_see_the_coupling_depend_on_it(rule, name, space):
 def test_calls_are_pure(rule, space):
     params, grads = tensors(space, 0), tensors(space, 1)
     state = run(rule, space, params, [grads])[1]
-    clock = Clock(torch.tensor(3.0), torch.tensor(9.0), torch.tensor(1.5))
+    clock = Clock(torch.tensor(3.0), torch.tensor(9.0), torch.tensor(1.5), torch.tensor(40.0))
     inputs, theta = (params, grads, tuple(state), tuple(clock)), dict(rule.named_parameters())
     leaves, versions = tree_leaves((inputs, theta)), [x._version for x in tree_leaves((inputs, theta))]
     before, attributes = [x.detach().clone() for x in leaves], set(vars(rule))
@@ -180,12 +181,12 @@ def test_a_population_is_a_loop(name, space):
 
 
 @torch.no_grad()
-def test_horizon_and_loss_are_optional(rule, space):
+def test_what_a_clock_holds_beside_the_step_is_optional(rule, space):
     params, grads = tensors(space, 0), tensors(space, 1)
     state, step = rule.init_state(space, params), torch.tensor(2.0)
-    some, one = torch.tensor(9.0), torch.tensor(1.5)
-    for clock in (Clock(step), Clock(step, some), Clock(step, None, one), Clock(step, some, one)):
-        updates, _ = rule(space, params, grads, state, clock)
+    given = [None, torch.tensor(9.0)], [None, torch.tensor(1.5)], [None, torch.tensor(40.0)]
+    for told in itertools.product(*given):
+        updates, _ = rule(space, params, grads, state, Clock(step, *told))
         assert {k: u.shape for k, u in updates.items()} == {k: p.shape for k, p in params.items()}
         assert all(u.isfinite().all() for u in updates.values())
 

@@ -13,7 +13,8 @@ namespace mind {
 
 // As in tokens.py, layout.py, network.py, combine.py and moments.py.
 constexpr int kMoments = 8, kFeatures = 8, kStatic = 16, kHidden = 15, kLosses = 3, kRoles = 4, kScales = 11;
-constexpr int kTensorFeatures = kFeatures + kStatic + kLosses, kGlobalFeatures = kScales + 5, kCoefficients = 10;
+constexpr int kTensorFeatures = kFeatures + kStatic + kLosses, kGlobalFeatures = kScales + 5, kDataFeatures = 2;
+constexpr int kCoefficients = 10;
 enum { GG, MM, WW, V, GM, MS, SW, M };
 
 constexpr int64_t kBlock = 1 << 8;  // entries or neurons that a thread takes at a time
@@ -75,14 +76,14 @@ struct Round {
 
 struct Theta {  // `TokenNetwork`
     int64_t width, rounds;
-    Linear read_neurons, read_tensors, read_time, tensor_head, neuron_head, scale_law, hidden_law;
+    Linear read_neurons, read_tensors, read_time, tensor_head, neuron_head, scale_law, hidden_law, data_law;
 
     const Round* layers() const { return reinterpret_cast<const Round*>(this + 1); }
 };
 
 struct Clock {
-    double log_decays[3], step, horizon, loss;
-    int64_t has_horizon, has_loss;
+    double log_decays[3], step, horizon, loss, dataset_size;
+    int64_t has_horizon, has_loss, has_dataset_size;
 };
 
 // Work of some entries or neurons after the other: work(first, last), which must not throw.

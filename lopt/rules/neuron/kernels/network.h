@@ -14,6 +14,7 @@
 namespace lopt {
 namespace mind {
 
+constexpr float kLeastShare = -3.4657359f, kEnough = 5.0f;  // log(1/32); see network.py
 constexpr int kAtOnce = 4;  // neurons that are worked on side by side
 
 // Adds W x to y for N neurons that follow one another, with W transposed [in, c]. C is c where it is known when this is
@@ -39,15 +40,16 @@ inline void add_products(const float* w, const float* x, int64_t in, int64_t str
 
 class Network {
   public:
-    Network(const Space& s, const Theta& theta, const Tokens& tokens, int64_t threads)
+    Network(const Space& s, const Theta& theta, const Clock& clock, const Tokens& tokens, int64_t threads)
         : coefficient(s.tensors * kCoefficients), law(s.tensors), correction(s.neurons * kRoles), s(s), theta(theta),
-          tokens(tokens), threads(threads), c(theta.width) {
+          clock(clock), tokens(tokens), threads(threads), c(theta.width) {
         c == 16 ? think<16>() : think<0>();
     }
 
     std::vector<float> coefficient;  // [T, kCoefficients]
     std::vector<float> law;          // [T]
     std::vector<float> correction;   // [N, R]: logarithms of factors
+    float share = 0;                 // logarithm of the share of every scale that the data set leaves
 
   private:
     template <int C>
@@ -94,6 +96,12 @@ class Network {
             law[i] += place[kHidden] * of_hidden;
         }
         corrections(x.data());
+        if (clock.has_dataset_size) {
+            tokens.data_features(time.data());
+            theta.data_law(time.data(), kDataFeatures, 1, &share);
+            share = std::max(share, std::max(tokens.log_examples_per_weight() - std::log(kEnough), kLeastShare));
+            share = std::min(share, 0.0f);
+        }
     }
 
     // Features of the entries of a neuron, role by role, and which roles there are. [N, c]
@@ -172,6 +180,7 @@ class Network {
 
     const Space& s;
     const Theta& theta;
+    const Clock& clock;
     const Tokens& tokens;
     const int64_t threads, c;
 };

@@ -180,7 +180,7 @@ int64_t lopt_think(const lopt::mind::Space* space, const lopt::mind::Theta* thet
     if (!space->tensors) return true;
     try {
         const lopt::mind::Tokens tokens(*space, *clock, sums, steps, losses, threads);
-        const lopt::mind::Network network(*space, *theta, tokens, threads);
+        const lopt::mind::Network network(*space, *theta, *clock, tokens, threads);
         lopt::mind::think(*space, tokens, network, threads, {rows, columns, scales});
     } catch (const std::bad_alloc&) {
         return false;

@@ -55,7 +55,7 @@ inline void think(const Space& s, const Tokens& tokens, const Network& network, 
         };
         for (int k = 0; k < kMoments; ++k) number[k * n + t] = found[k];
         roots[t] = std::exp(half);
-        const float fall = std::exp(h[ANNEAL] * rest);
+        const float fall = std::exp(h[ANNEAL] * rest + network.share);
         out.scales[t] = std::min(bounded_scale(h[SCALE] + network.law[t]) * fall, std::pow(10.0f, kUp));
     }
     in_blocks(s.entries, threads, [&](int64_t first, int64_t last) {

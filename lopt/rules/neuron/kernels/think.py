@@ -29,8 +29,10 @@ class _Clock(ctypes.Structure):
         ("step", ctypes.c_double),
         ("horizon", ctypes.c_double),
         ("loss", ctypes.c_double),
+        ("dataset_size", ctypes.c_double),
         ("has_horizon", ctypes.c_int64),
         ("has_loss", ctypes.c_int64),
+        ("has_dataset_size", ctypes.c_int64),
     )
 
 
@@ -71,7 +73,8 @@ def _address(x: Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
 
 
-_FIRST = ("read_neurons", "read_tensors", "read_time", "tensor_head", "neuron_head", "scale_law", "hidden_law")
+_FIRST = ("read_neurons", "read_tensors", "read_time", "tensor_head", "neuron_head")
+_FIRST += ("scale_law", "hidden_law", "data_law")
 _OF_A_ROUND = ("network", "tensors", "neurons", "tables")
 
 

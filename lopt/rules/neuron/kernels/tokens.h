@@ -15,7 +15,7 @@ namespace lopt {
 namespace mind {
 
 constexpr float kRmsGuard = 1e-25f, kRelativeGuard = 1e-8f, kWeightGuard = 1e-8f, kLossGuard = 1e-12f;
-constexpr float kLogUnit = 4.0f, kUnknownRest = 0.5f;
+constexpr float kLogUnit = 4.0f, kUnknownRest = 0.5f, kLeastHorizon = 1000.0f;
 constexpr int64_t kTogether = 64;  // entries whose logarithms are taken together
 
 class Tokens {
@@ -48,6 +48,19 @@ class Tokens {
         return std::log(std::max(horizon - step, 1.0f) / std::max(horizon, 1.0f));
     }
 
+    // Of the data set, whose size is known.
+    void data_features(float* x) const {
+        const float told = std::max<float>(clock.horizon, 1.0f), step = clock.step;
+        const float horizon = clock.has_horizon ? told : std::max(step / (1 - kUnknownRest), kLeastHorizon);
+        x[0] = log_size() / 10, x[1] = std::log(horizon) / 10;
+    }
+
+    float log_examples_per_weight() const {
+        double weights = 0;
+        for (int64_t t = 0; t < s.tensors; ++t) weights += 1.0 / s.inverse_size[s.entries + t];
+        return log_size() - std::log(std::max(weights, 1.0));
+    }
+
     std::vector<float> debias;  // [3, T]: logarithms
     std::vector<float> mean;    // [kMoments, T]
     std::vector<float> logs;    // [4, T]: of g g, m m, w w and v, guarded
@@ -58,6 +71,8 @@ class Tokens {
     std::unique_ptr<float[]> feature;  // [A, kFeatures]
 
   private:
+    float log_size() const { return std::log(std::max(clock.dataset_size, 1.0)); }
+
     void moments() {
         const int64_t n = s.tensors;
         std::vector<double> totals(kMoments * n);
