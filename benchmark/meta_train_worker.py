@@ -29,7 +29,7 @@ from meta_train.keys import generator
 from meta_train.memory import keep_freed_memory
 from meta_train.programs import program
 from meta_train.ranks import mean_over_ranks
-from meta_train.unroll import dataset_sizes, draw, unroll
+from meta_train.unroll import draw, sizes_of, unroll
 from tasks import ImageMLP
 from tasks.task import TaskFamily
 
@@ -166,7 +166,7 @@ class Run:
             self.lr[:steps],
             stacked_theta=True,
             horizon=self.horizon,
-            dataset_size=dataset_sizes(self.tasks, self.horizon),
+            sizes=sizes_of(self.tasks, self.horizon),
             compiled=compiled,
         )
 

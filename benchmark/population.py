@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from benchmark.elementwise import Elementwise, first_memory, hyper_parameters
 from lopt.rules.rule import UpdateRule
-from meta_train.unroll import dataset_sizes, start, unroll
+from meta_train.unroll import sizes_of, start, unroll
 from tasks.task import Batch, Task
 
 
@@ -57,7 +57,7 @@ class RulePopulation:
         rates = torch.tensor([float(s["lr"]) for s in settings], dtype=first.dtype, device=first.device)
         self.lr = rates.repeat_interleave(len(initial))  # (P,)
         self.horizon = torch.full_like(self.lr, float(steps))
-        self.dataset_size = dataset_sizes([task] * len(self.lr), self.lr)
+        self.sizes = sizes_of([task] * len(self.lr), self.lr)
 
     def train(self, drawn: Batch, factors: Sequence[float]) -> Tensor:
         lr = torch.tensor(factors, dtype=self.lr.dtype, device=self.lr.device)[:, None] * self.lr
@@ -70,7 +70,7 @@ class RulePopulation:
             batches,
             lr,
             horizon=self.horizon,
-            dataset_size=self.dataset_size,
+            sizes=self.sizes,
         )
         return losses
 

@@ -71,7 +71,9 @@ def html_report(outcome: Outcome, pictures: Mapping[str, bytes], account: Accoun
     parts += _cards(outcome)
     parts += ["<h2>To run it again</h2>", f"<p><code>{escape(account.command)}</code></p>"]
     made = {**account.versions} | ({"commit": account.commit} if account.commit else {})
-    parts.append(f"<dl>\n{definition('versions', _listed(made))}{definition('hardware', _listed(account.machine))}</dl>")
+    parts.append(
+        f"<dl>\n{definition('versions', _listed(made))}{definition('hardware', _listed(account.machine))}</dl>"
+    )
     return page(title, heading, "\n".join(parts))
 
 

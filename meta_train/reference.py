@@ -32,7 +32,7 @@ from lopt.rules.rule import UpdateRule
 from meta_train.keys import generator
 from meta_train.objectives import Objective
 from meta_train.saving import write_atomically
-from meta_train.unroll import dataset_sizes, draw, start, unroll
+from meta_train.unroll import draw, sizes_of, start, unroll
 from tasks.task import Split, Task, TaskFamily
 
 # Where Adam gains less than this share of the initial loss, the gain is mostly noise, and dividing by it would make
@@ -187,7 +187,7 @@ def measure(
     repeats = len(lr) // len(tasks)
     weights = [task.init(generator(seed, "reference weights", k)) for k, task in enumerate(tasks)]
     population = start(rule, tasks[0], weights * repeats)
-    measured, initial, sizes = [], None, dataset_sizes([*tasks] * repeats, lr)
+    measured, initial, sizes = [], None, sizes_of([*tasks] * repeats, lr)
     copied = functools.partial(repeat, count=repeats)
     for piece in range(count):
         sources = [generator(seed, "reference batch", k, piece) for k in range(len(tasks))]
@@ -200,7 +200,7 @@ def measure(
             drawn,
             lr.expand(truncation, -1),
             horizon=horizon,
-            dataset_size=sizes,
+            sizes=sizes,
             compiled=compiled,
         )
         initial = losses[0] if initial is None else initial

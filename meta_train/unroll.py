@@ -64,9 +64,12 @@ def _draw_steps(task: Task, split: Split, generator: torch.Generator, steps: int
         return stack([task.draw(split, generator) for _ in range(steps)])
 
 
-def dataset_sizes(tasks: Sequence[Task], like: Tensor) -> Tensor | None:
-    """How many examples each task has to train on, (tasks,), of the kind of `like`; None: some have no end of them."""
-    sizes = [task.dataset_size for task in tasks]
+def sizes_of(tasks: Sequence[Task], like: Tensor) -> Tensor | None:
+    """How many examples each task has to train on, and in a batch, (tasks, 2), of the kind of `like`.
+
+    None: some have no end of them.
+    """
+    sizes = [task.sizes for task in tasks]
     return None if None in sizes else like.new_tensor(sizes)
 
 
@@ -82,7 +85,7 @@ def population_step(
     """One step of all particles: (θ, params, state, now, drawn, lr, *known) -> (params, state, now, loss).
 
     Args:
-        known: the horizons and the sizes of the data sets, where the rule is to know them; else None.
+        known: horizons and `sizes_of` the tasks, where the rule is to know them; else None.
     """
 
     def step(
@@ -93,11 +96,12 @@ def population_step(
         drawn: Batch,
         lr: Tensor,
         end: Tensor | None,
-        size: Tensor | None,
+        sizes: Tensor | None,
     ) -> tuple[Tensors, State, Tensor, Tensor]:
         batch = task.gather("train", drawn)
         grads, loss = grad_and_value(task.loss)(params, batch)
-        inputs = (space, params, grads, state, Clock(now, end, loss if tell_loss else None, size))
+        data = (None, None) if sizes is None else sizes.unbind()
+        inputs = (space, params, grads, state, Clock(now, end, loss if tell_loss else None, *data))
         updates, state = functional_call(rule, dict(theta), inputs)
         params = {k: p - lr * (updates[k] + weight_decay * p) for k, p in params.items()}
         return params, state, now + 1, loss
@@ -116,7 +120,7 @@ def unroll(
     *,
     stacked_theta: bool = False,
     horizon: Tensor | None = None,
-    dataset_size: Tensor | None = None,
+    sizes: Tensor | None = None,
     space: WeightSpace | None = None,
     weight_decay: float = 0.0,
     tell_loss: bool = True,
@@ -129,7 +133,7 @@ def unroll(
         drawn: the batches, (T, P, ...), as `draw` gives them.
         lr: learning rates, (T, P).
         horizon: the whole length of each particle's run, (P,), if the rule is to know it.
-        dataset_size: how many examples each particle's task has, (P,), if the rule is to know it.
+        sizes: how many examples each particle's task has, and in a batch, (P, 2), if the rule is to know it.
         space: what the rule is told of the symmetry; by default the weight space of the task.
         tell_loss: whether the rule is to know the loss of each step.
         compiled: run the step as one compiled program, without derivatives; made once for each kind of population.
@@ -138,7 +142,7 @@ def unroll(
         The population T steps later, and the training loss before each step, (T, P).
     """
     space = task.weight_space if space is None else space
-    known = (horizon, dataset_size)
+    known = (horizon, sizes)
     step_all = population_step(rule, task, space, weight_decay, stacked_theta, tell_loss, known)
     params, state, now = population
 

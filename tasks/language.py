@@ -100,7 +100,16 @@ class LanguageFamily(TaskFamily):
         space = weight_space_of(module, inputs["train"][:2])
         return tuple(
             Supervised(
-                f"{self.name}/{name}", module, space, inputs, targets, r, self.batch_size, self._spread(r), next_token
+                f"{self.name}/{name}",
+                module,
+                space,
+                inputs,
+                targets,
+                r,
+                self.batch_size,
+                self._spread(r),
+                next_token,
+                overlap=self.length,
             )
             for name, r in rows.items()
         )

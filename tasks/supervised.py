@@ -5,6 +5,7 @@ Legend of shapes: N rows of the table, of all data sets of a family; B rows of a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lopt.weight_space import WeightSpace
-from tasks.task import Split, Task, init_module
+from tasks.task import Sizes, Split, Task, init_module
 
 
 class Supervised(Task):
@@ -33,6 +34,7 @@ class Supervised(Task):
         loss_function: (outputs, targets) -> (), such as those of torch.nn.functional.
         l2: adds l2 / 2 times the sum of the squared parameters to the loss.
         optimum: the parameters of the least loss on the evaluation rows of "train", where they are known.
+        overlap: how many rows begin before one of them ends, such as the stretches of a text: they are one example.
     """
 
     def __init__(
@@ -48,16 +50,26 @@ class Supervised(Task):
         loss_function: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
         l2: float = 0.0,
         optimum: Mapping[str, Tensor] | None = None,
+        overlap: int = 1,
     ) -> None:
         self.name, self.module, self.weight_space = name, module, weight_space
         self.inputs, self.targets, self.rows = inputs, targets, rows
         self.batch_size, self.loss_function, self.l2 = batch_size, loss_function, l2
         self.evaluation = rows if evaluation is None else evaluation
-        self.optimum = optimum
+        self.optimum, self.overlap = optimum, overlap
 
     @property
-    def dataset_size(self) -> int | None:
-        return len(self.rows["train"])
+    def sizes(self) -> Sizes | None:
+        return Sizes(max(1, len(self.rows["train"]) // self.overlap), self.batch_size)
+
+    def part(self, count: int, first: int) -> Supervised:
+        """The same task, trained on the rows from the `first`-th on that hold so many examples."""
+        part, train = copy.copy(self), self.rows["train"][first : first + count * self.overlap]
+        own: dict[Split, range] = {"train": train}
+        measured: dict[Split, range] = {"train": train[:: self.overlap][: len(self.evaluation["train"])]}
+        part.rows, part.evaluation = {**self.rows, **own}, {**self.evaluation, **measured}
+        part.optimum = None  # that of other rows
+        return part
 
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
         device = self.inputs["train"].device

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,13 @@ from lopt.weight_space import WeightSpace
 
 Split: TypeAlias = Literal["train", "validation", "test"]
 Batch: TypeAlias = Any  # a tensor, or a tuple or dict of tensors
+
+
+class Sizes(NamedTuple):
+    """How many examples there are to train on, and in a training batch."""
+
+    dataset: int
+    batch: int
 
 
 class Task(ABC):
@@ -40,8 +47,8 @@ class Task(ABC):
         return self.module
 
     @property
-    def dataset_size(self) -> int | None:
-        """How many examples there are to train on; None: every one is new."""
+    def sizes(self) -> Sizes | None:
+        """How many examples there are; None: every one is new."""
         return None
 
     @abstractmethod

@@ -20,7 +20,7 @@ from tasks.image_family import ImageFamily, ImageOptions
 from tasks.modules.autoencoder import VAE
 from tasks.modules.parts import ACTIVATIONS
 from tasks.supervised import Supervised
-from tasks.task import Split, Task
+from tasks.task import Sizes, Split, Task
 
 _EVALUATION_SEED = 1312
 
@@ -94,8 +94,8 @@ class VariationalTask(Task):
         self.table, self.latent = table, latent
 
     @property
-    def dataset_size(self) -> int | None:
-        return self.table.dataset_size
+    def sizes(self) -> Sizes | None:
+        return self.table.sizes
 
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
         return self.table.init(generator)

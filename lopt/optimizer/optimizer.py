@@ -57,10 +57,9 @@ class LearnedOptimizer(Optimizer):
             parameter is a group of its own. Parameters without names are matched in order; with names, a part of the
             network's parameters is enough.
         total_steps: how many steps there will be, if known; rules that see the horizon can use it.
-        dataset_size: how many examples there are to train on, if they come again and again as they are: rows of a
-            table, images, characters or tokens of a text. "neuron-1" takes smaller steps where they are few for so
-            many steps, so that it does not learn them by heart. Leave it out where an example never comes twice as it
-            was, as with augmentation.
+        dataset_size, batch_size: how many examples there are to train on, and in the batch of a step (of all
+            processes), if known. "neuron-1" takes smaller steps where each comes often, so that it does not learn them
+            by heart. Leave them out where an example never comes twice as it was, as with augmentation.
         maximize: climb the objective.
         foreach: write all parameters with few launches (the default where they are plain tensors), or one by one.
         capturable: a step may be captured in a CUDA graph: nothing waits for the device, a step with a bad gradient is
@@ -75,8 +74,9 @@ class LearnedOptimizer(Optimizer):
     this before it loads). The check of the gradients waits for the device once a step unless `capturable`.
 
     Raises:
-        InvalidInput (a ValueError): a negative or non-finite lr, weight_decay, total_steps or dataset_size; an unknown
-            rule; a weight space with other names or shapes; complex parameters; parameters on several devices.
+        InvalidInput (a ValueError): a negative or non-finite lr, weight_decay, total_steps, dataset_size or batch_size;
+            one of the last two without the other; an unknown rule; a weight space with other names or shapes; complex
+            parameters; parameters on several devices.
 
     >>> model = torch.nn.Linear(3, 2)
     >>> optimizer = LearnedOptimizer(model.parameters(), total_steps=1)
@@ -94,6 +94,7 @@ class LearnedOptimizer(Optimizer):
         weight_space: WeightSpace | None = None,
         total_steps: int | None = None,
         dataset_size: int | None = None,
+        batch_size: int | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
         capturable: bool = False,
@@ -107,14 +108,21 @@ class LearnedOptimizer(Optimizer):
         for name, count, what in (
             ("total_steps", total_steps, "steps"),
             ("dataset_size", dataset_size, "examples to train on"),
+            ("batch_size", batch_size, "examples in the batch of a step"),
         ):
             if count is not None and not (isinstance(count, Real) and 1 <= count < math.inf):
                 raise InvalidInput(f"Invalid {name}: {count!r}. Give the number of {what}, at least 1, or None")
+        if (dataset_size is None) != (batch_size is None):
+            raise InvalidInput(
+                f"dataset_size={dataset_size}, batch_size={batch_size}: give both, from which a rule sees how often an "
+                "example comes, or neither"
+            )
         if on_nonfinite not in ("skip", "raise"):
             raise InvalidInput(f"on_nonfinite: {on_nonfinite!r}; it must be 'skip' or 'raise'")
         if capturable and on_nonfinite == "raise":
             raise InvalidInput("on_nonfinite: a captured step cannot raise; use 'skip', or capturable=False")
-        self.total_steps, self.dataset_size, self.on_nonfinite = total_steps, dataset_size, on_nonfinite
+        self.total_steps, self.on_nonfinite = total_steps, on_nonfinite
+        self.dataset_size, self.batch_size = dataset_size, batch_size
         bound = getattr(self.rule, "space", None)
         self._bound, self._rule_device = bound is not None, None
         self._given_space = weight_space if weight_space is not None else bound
@@ -220,6 +228,7 @@ class LearnedOptimizer(Optimizer):
             _known(self.total_steps, device),
             told if told is None or not all(group["maximize"] for group in self.param_groups) else -told,
             _known(self.dataset_size, device),
+            _known(self.batch_size, device),
         )
         index = self._parameters.groups
         targets = Targets(params, index if len(grads) == len(index) else {name: index[name] for name in grads}, rates)
@@ -290,7 +299,8 @@ class LearnedOptimizer(Optimizer):
 
 
 # What a copy needs beyond what Optimizer keeps.
-COPIED = ("rule", "total_steps", "dataset_size", "on_nonfinite", "_given_space", "_parameters", "_flat", "_bound")
+COPIED = ("rule", "total_steps", "dataset_size", "batch_size", "on_nonfinite")
+COPIED += ("_given_space", "_parameters", "_flat", "_bound")
 
 
 def _known(count: float | None, device: torch.device) -> Tensor | None:

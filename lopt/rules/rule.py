@@ -33,6 +33,7 @@ class Clock(NamedTuple):
     horizon: Tensor | None = None  # (): updates that will be made in all
     loss: Tensor | None = None  # (): the training loss of this step
     dataset_size: Tensor | None = None  # (): how many examples there are to train on
+    batch_size: Tensor | None = None  # (): of how many of them a gradient is made
 
 
 class State(NamedTuple):

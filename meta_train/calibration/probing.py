@@ -34,7 +34,7 @@ from meta_train.horizons import truncations
 from meta_train.keys import generator
 from meta_train.objectives import ceiling
 from meta_train.reference import repeat
-from meta_train.unroll import dataset_sizes, draw, evaluate, start, unroll
+from meta_train.unroll import draw, evaluate, sizes_of, start, unroll
 from tasks.task import Task
 
 FACTORS = (0.2, 0.45, 1.0, 2.2, 5.0)  # a shift is the logarithm of one; near a scale of 1 it multiplies the step
@@ -109,7 +109,7 @@ def probe(
                 lr,
                 stacked_theta=True,
                 horizon=end,
-                dataset_size=dataset_sizes([task] * lr.shape[1], like),
+                sizes=sizes_of([task] * lr.shape[1], like),
                 space=space,
             )
         curves.append(evaluate(task, population.params, "validation"))

@@ -28,7 +28,7 @@ from meta_train.horizons import Horizon, as_horizon, truncations
 from meta_train.keys import generator
 from meta_train.objectives import MeanLoss, Objective, ceiling, clipped
 from meta_train.reference import AdamReference, Unit, losses_on, normalise
-from meta_train.unroll import Population, dataset_sizes, draw, start, unroll
+from meta_train.unroll import Population, draw, sizes_of, start, unroll
 from tasks.task import Batch, Split, Task, TaskFamily
 
 
@@ -211,7 +211,7 @@ class Episodes:
             weight.new_full((self.truncation, self.copies * len(cohort.tasks)), rule.default_lr),
             stacked_theta=True,
             horizon=horizon if told else None,
-            dataset_size=dataset_sizes(cohort.tasks * self.copies, weight),
+            sizes=sizes_of(cohort.tasks * self.copies, weight),
             space=task.weight_space if traced else WeightSpace.from_shapes(task.weight_space.shapes),
             tell_loss=self._falls(place, "tell loss", self.tell_loss),
             compiled=self.compiled,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import ClassVar
 
 import torch
@@ -28,8 +27,8 @@ class FewExamples(Wrapper):
         InvalidInput: an argument cannot be used; or, when a task is sampled, it is not on a table.
 
     >>> from tasks import Tabular
-    >>> FewExamples(Tabular("digits"), 100, 100).sample(torch.Generator()).dataset_size
-    100
+    >>> FewExamples(Tabular("digits"), 100, 100).sample(torch.Generator()).sizes
+    Sizes(dataset=100, batch=32)
     """
 
     name: ClassVar[str] = "few_examples"
@@ -50,12 +49,7 @@ class FewExamples(Wrapper):
                 f"family: FewExamples wants tasks on a table of inputs and targets; {task.name!r} is a "
                 f"{type(task).__name__}. Put it around the family itself, and other augmentations around it"
             )
-        rows = task.rows["train"]
-        count = min(round(log_uniform(self.low, self.high, generator)), len(rows))
-        first = torch.randint(len(rows) - count + 1, (), generator=generator, device=generator.device)
-        part = rows[int(first) : int(first) + count]
-        few = copy.copy(task)
-        few.rows = {**task.rows, "train": part}
-        few.evaluation = {**task.evaluation, "train": part[: len(task.evaluation["train"])]}
-        few.optimum = None  # of other rows
-        return few
+        rows, overlap = len(task.rows["train"]), task.overlap
+        count = min(round(log_uniform(self.low, self.high, generator)), rows // overlap)
+        first = torch.randint(rows - count * overlap + 1, (), generator=generator, device=generator.device)
+        return task.part(count, int(first))

@@ -12,7 +12,7 @@ from torch.func import grad
 
 from tasks.arguments import check_range
 from tasks.augmentations.wrapper import Wrapper, log_uniform
-from tasks.task import Batch, Split, Task, TaskFamily
+from tasks.task import Batch, Sizes, Split, Task, TaskFamily
 
 TABLE_SIZE = 2**20
 _TABLE_SEED = 1703
@@ -75,8 +75,8 @@ class NoisyGradients(Task):
         return type(self), self.inner.population
 
     @property
-    def dataset_size(self) -> int | None:
-        return self.inner.dataset_size
+    def sizes(self) -> Sizes | None:
+        return self.inner.sizes
 
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
         return self.inner.init(generator)

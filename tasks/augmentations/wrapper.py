@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lopt.errors import InvalidInput
-from tasks.task import Batch, Split, Task, TaskFamily
+from tasks.task import Batch, Sizes, Split, Task, TaskFamily
 
 
 class Wrapper(TaskFamily):
@@ -66,8 +66,8 @@ class ValuedTask(Task):
         return type(self), self.inner.population
 
     @property
-    def dataset_size(self) -> int | None:
-        return self.inner.dataset_size
+    def sizes(self) -> Sizes | None:
+        return self.inner.sizes
 
     @abstractmethod
     def init(self, generator: torch.Generator) -> dict[str, Tensor]: ...
@@ -97,8 +97,8 @@ class ChangedBatch(Task):
         return type(self), self.inner.population
 
     @property
-    def dataset_size(self) -> int | None:
-        return self.inner.dataset_size
+    def sizes(self) -> Sizes | None:
+        return self.inner.sizes
 
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
         return self.inner.init(generator)

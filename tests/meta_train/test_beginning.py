@@ -158,15 +158,30 @@ def test_what_is_mistyped_is_said_in_words(tmp_path, override, said):
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("words", "said"),
     [
         ("estimator.truncation=2.5", "error: estimator.truncation: 2.5; give a whole number of at least 1"),
         ("+estimator.foo=1", "error: Evolution.__init__() got an unexpected keyword argument 'foo'"),
         ("out=/proc/nope", "error: out: '/proc/nope' cannot be made: No such file or directory. Give another folder"),
+        ("out=null", "error: While dereferencing interpolation '${out}': Incompatible value 'None'"),
+        (
+            "rule._target_=lopt.rules.Neurn",
+            "error: unknown rule._target_ 'lopt.rules.Neurn'; did you mean 'lopt.rules.Ne",
+        ),
+        (
+            "rule._target_=lopd.rules.Neuron",
+            "error: rule._target_: 'lopd.rules.Neuron' cannot be found. Is its package",
+        ),
+        (
+            "objective=raw_mean ++estimator.reference={tasks:1}",
+            "error: estimator.reference: {'tasks': 1} names no class",
+        ),
     ],
 )
-def test_what_is_refused_before_the_job_is_printed_without_a_traceback(tmp_path, word, said):
-    process = Forked(tmp_path / "printed", *TINY, *([] if "out=" in word else [f"out={tmp_path / 'run'}"]), word)
+def test_what_is_refused_before_the_job_is_printed_without_a_traceback(tmp_path, words, said):
+    process = Forked(
+        tmp_path / "printed", *TINY, *([] if "out=" in words else [f"out={tmp_path / 'run'}"]), *words.split()
+    )
     _, stderr = process.communicate(timeout=600)
     assert process.returncode == 2
     assert stderr.startswith(said) and "Traceback" not in stderr

@@ -33,7 +33,7 @@ def make_rule(name, task):
     return rule.to(DOUBLE)
 
 
-def run_alone(rule, theta, task, params, drawn, lr, weight_decay, horizon, size):
+def run_alone(rule, theta, task, params, drawn, lr, weight_decay, horizon, sizes):
     """One particle, with autograd instead of torch.func and no vmap."""
     state, losses = rule.init_state(task.weight_space, params), []
     for t in range(len(lr)):
@@ -41,7 +41,7 @@ def run_alone(rule, theta, task, params, drawn, lr, weight_decay, horizon, size)
         loss = task.loss(live, task.gather("train", drawn[t]))
         grads = dict(zip(live, torch.autograd.grad(loss, list(live.values())), strict=True))
         with torch.no_grad():
-            clock = Clock(torch.tensor(float(t)), horizon, loss, size)
+            clock = Clock(torch.tensor(float(t)), horizon, loss, *sizes)
             updates, state = torch.func.functional_call(rule, theta, (task.weight_space, params, grads, state, clock))
             params = {k: p - lr[t] * updates[k] - lr[t] * weight_decay * p for k, p in params.items()}
         losses.append(loss.detach())
@@ -60,7 +60,7 @@ def test_each_particle_runs_as_if_alone(task, name, weight_decay):
         k: p.detach() + 0.1 * torch.randn(PARTICLES, *p.shape, generator=noise, dtype=DOUBLE)
         for k, p in rule.named_parameters()
     }
-    sizes = 10.0 * torch.arange(1, PARTICLES + 1, dtype=DOUBLE)
+    sizes = 10.0 * torch.arange(1, 2 * PARTICLES + 1, dtype=DOUBLE).reshape(PARTICLES, 2)
     with torch.no_grad():
         population, losses = unroll(
             rule,
@@ -71,7 +71,7 @@ def test_each_particle_runs_as_if_alone(task, name, weight_decay):
             lr,
             stacked_theta=True,
             weight_decay=weight_decay,
-            dataset_size=sizes,
+            sizes=sizes,
         )
     for i in range(PARTICLES):
         own = {k: x[i] for k, x in theta.items()}
@@ -116,8 +116,8 @@ def test_the_rule_sees_all_of_the_clock():
     theta = {k: p.detach() for k, p in rule.named_parameters()}
     params = [task.init(g) for g in generators()]
     drawn = draw([task] * PARTICLES, "train", generators(), 2)
-    known = {"horizon": torch.full((PARTICLES,), 9.0), "dataset_size": torch.full((PARTICLES,), 40.0)}
-    unroll(rule, theta, task, start(rule, task, params), drawn, torch.zeros(2, PARTICLES), **known)
+    horizon, sizes = torch.full((PARTICLES,), 9.0), torch.full((PARTICLES, 2), 40.0)
+    unroll(rule, theta, task, start(rule, task, params), drawn, torch.zeros(2, PARTICLES), horizon=horizon, sizes=sizes)
     assert len(seen) == 2
     assert all(None not in clock for clock in seen)
 

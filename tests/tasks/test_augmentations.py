@@ -48,14 +48,14 @@ def test_log_uniform() -> None:
     assert log_uniform(3.0, 3.0, generator) == 3.0
 
 
-# --- data ---------------------------------------------------------------------------------------------------------------
+# --- data -------------------------------------------------------------------------------------------------------------
 
 
 def test_few_examples_are_a_part_of_the_table() -> None:
     """Other parts for other tasks; what a task is trained on is within its part, what it is tested on is as before."""
     first, second = (sample(FewExamples(MLP, 60, 60), seed) for seed in (0, 1))
     for task in (first, second):
-        assert task.dataset_size == 60
+        assert task.sizes == (60, 16)
         rows = task.rows["train"]
         drawn = torch.cat([task.draw("train", seeded(k)) for k in range(60)])
         assert set(drawn.tolist()) == set(rows) < set(PLAIN.rows["train"])
@@ -64,11 +64,20 @@ def test_few_examples_are_a_part_of_the_table() -> None:
             assert torch.equal(task.evaluation_batch(split)[0], PLAIN.evaluation_batch(split)[0])
     assert first.rows != second.rows
     assert first.population == second.population == PLAIN.population
-    assert PLAIN.dataset_size > 500  # the task that it was made of is as it was
-    sizes = [sample(FewExamples(MLP, 10, 1000), seed).dataset_size for seed in range(200)]
+    assert PLAIN.sizes.dataset > 500  # the task that it was made of is as it was
+    sizes = [sample(FewExamples(MLP, 10, 1000), seed).sizes.dataset for seed in range(200)]
     assert min(sizes) < 20 and max(sizes) > 500 and 60 < sorted(sizes)[100] < 170
-    assert sample(FewExamples(MLP, 1e6, 1e6)).dataset_size == PLAIN.dataset_size
+    assert sample(FewExamples(MLP, 1e6, 1e6)).sizes == PLAIN.sizes
     assert sample(FewExamples(LogisticRegression("wine"), 20, 20)).optimum is None
+
+
+def test_few_examples_of_a_text_are_stretches_beside_one_another() -> None:
+    family = TransformerLanguageModel(blocks=1, width=8, heads=2, length=6, batch_size=8, evaluation_size=64)
+    task: Any = sample(FewExamples(family, 40, 40))
+    assert task.sizes == (40, 8)
+    assert len(task.rows["train"]) == 240
+    measured = task.evaluation["train"]
+    assert len(measured) == 40 and measured.step == 6
 
 
 @pytest.mark.parametrize("family", [Quadratic(), LossScaling(MLP)])

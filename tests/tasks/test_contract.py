@@ -7,7 +7,7 @@ import inspect
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -394,15 +394,18 @@ def test_an_unknown_argument_is_named() -> None:
 
 @every_family
 def test_the_size_of_the_data_set_is_the_number_of_examples_that_are_drawn(name: str) -> None:
-    """Of a table: every row comes, sooner or later. Whatever is around a task leaves the number as it is."""
+    """Of a table every row comes, sooner or later. Whatever is around a task leaves the number as it is."""
     task = task_of(name)
-    inner = task
+    inner: Any = task
     while hasattr(inner, "inner"):
         inner = inner.inner
     inner = getattr(inner, "table", inner)
-    assert task.dataset_size == inner.dataset_size
-    if task.dataset_size is None:
+    assert task.sizes == inner.sizes
+    if task.sizes is None:
         assert name == "Quadratic"  # whose noise is new in every batch
         return
-    drawn = torch.cat([inner.draw("train", seeded(k)) for k in range(200)])
-    assert 0.9 * min(len(drawn) / 2, task.dataset_size) < len(drawn.unique()) <= task.dataset_size
+    size, batch = task.sizes
+    drawn = [inner.draw("train", seeded(k)) for k in range(200)]
+    assert {len(rows) for rows in drawn} == {batch}
+    seen = len((torch.cat(drawn) // inner.overlap).unique())
+    assert 0.9 * min(100 * batch, size) < seen <= size + 1

@@ -13,8 +13,8 @@ linear map of a set (identity and mean); between tables and tensors it is a grap
 architecture, with an edge for each axis. Nothing depends on the number or size of the tensors but
 for their features, which hold both. These also set the scale of the update directly, by a linear law of their
 logarithms, a power law, as width and depth do where a learning rate is transferred from one network to another by hand;
-that of hidden matrices, whose direction may be another, is the sum of this and one of their own. Another law takes the
-size of the data set: who sees few examples again and again learns them by heart if the steps are large.
+that of hidden matrices, whose direction may be another, is the sum of this and one of their own. Another law goes by
+how often each example comes: who sees the same ones again and again learns them by heart if the steps are large.
 
 Legend: N neurons, K tables, T tensors, c width, R roles.
 """
@@ -101,7 +101,9 @@ class TokenNetwork(nn.Module):
             x, t, g = layer(layout, x, t, g)
         place = tensors[:, FEATURES : FEATURES + STATIC]
         law = self.scale_law(tensors) + place[:, HIDDEN : HIDDEN + 1] * self.hidden_law(place)
-        return Heads(self.tensor_head(t).t(), law[:, 0], self.neuron_head(x), None if data is None else self.share(data))
+        return Heads(
+            self.tensor_head(t).t(), law[:, 0], self.neuron_head(x), None if data is None else self.share(data)
+        )
 
     def share(self, data: Data) -> Tensor:
         """The logarithm of the share of every scale that the data set leaves, ()."""

@@ -50,9 +50,10 @@ class Neuron(UpdateRule):
     of one role. The logarithm of σ gains a linear function of the tensor's features, a power law of its sizes and its
     place in the network, and σ falls as a learned power of 1 - t / T, for which 1/2 stands where the horizon T is not
     known. All come from a functional over tokens of neurons, tensors and the network (tokens.py, network.py); the step,
-    and the horizon and the loss if given, are among its inputs. Where the size of the data set is given, σ is also
-    multiplied by a power law of it and of the horizon, between 1/32 and 1. Its last layers start at zero: h = 0, r = b = σ = 1,
-    which is Adam brought to RMS 1.
+    and the horizon and the loss if given, are among its inputs. Where the sizes of the data
+    set and of a batch are given, σ is multiplied by a learned power of how often an example comes until the horizon,
+    between 1/32 and 1 (and not below a fifth of the number of examples for each weight). Its last layers start at zero:
+    h = 0, r = b = σ = 1, which is Adam brought to RMS 1.
 
     So lr is the RMS change of a weight in a step; σ is at most 10, and at least 1/1000 before it falls. A tensor of one
     element moves by ± lr σ. Nothing depends on the scale of the loss, and nothing in θ on the shape or number of the
@@ -85,7 +86,7 @@ class Neuron(UpdateRule):
 
     >>> rule = Neuron()
     >>> sum(p.numel() for p in rule.parameters())
-    9884
+    9883
     """
 
     default_lr: ClassVar[float] = 1e-3

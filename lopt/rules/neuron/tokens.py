@@ -29,7 +29,7 @@ FEATURES = 8  # of an entry
 _LOSSES = 3  # features of the loss, and whether there is one
 TENSOR_FEATURES = FEATURES + STATIC + _LOSSES
 GLOBAL_FEATURES = len(TIMESCALES) + 5
-DATA_FEATURES = 2
+DATA_FEATURES = 1
 
 # A second moment below this share of its tensor's counts as this share: the logarithm of nothing is finite.
 RELATIVE_GUARD = 1e-8
@@ -105,20 +105,22 @@ def log_rest(layout: Layout, clock: Clock) -> Tensor:
 class Data(NamedTuple):
     """What is known of the data set."""
 
-    features: Tensor  # [DATA_FEATURES]: logarithms of how many examples there are, and of the steps they must do for
+    features: Tensor  # [DATA_FEATURES]: logarithm of how often an example will have come when the horizon is there
     per_weight: Tensor  # (): logarithm of the number of examples for each weight of the network
 
 
 def data_of(layout: Layout, clock: Clock) -> Data | None:
-    """None: nobody said how many examples there are."""
-    if clock.dataset_size is None:
+    """None: nobody said how many examples there are, in all and in a batch."""
+    if clock.dataset_size is None or clock.batch_size is None:
         return None
+    batch = clock.batch_size.to(layout.dtype).clamp(min=1).log()
     size = clock.dataset_size.to(layout.dtype).clamp(min=1).log()
     if clock.horizon is None:
         horizon = (clock.step.to(layout.dtype) / (1 - _UNKNOWN_REST)).clamp(min=_LEAST_HORIZON)
     else:
         horizon = clock.horizon.to(layout.dtype).clamp(min=1)
-    return Data(torch.stack([size, horizon.log()]) / 10, size - math.log(sum(max(1, n) for n in layout.sizes)))
+    times = horizon.log() + batch - size
+    return Data(times.unsqueeze(0) / LOG_UNIT, size - math.log(sum(max(1, n) for n in layout.sizes)))
 
 
 def follow_loss(layout: Layout, losses: Tensor, loss: Tensor | None) -> Tensor:

@@ -60,12 +60,12 @@ def test_a_copy_steps_like_the_original(name, way, model):
     space = WeightSpace.linear_stack(dict(model.named_parameters()))
     rule = build(name, model)
     optimizer = LearnedOptimizer(model.named_parameters(), LR[name], rule=rule, weight_space=space, total_steps=9)
-    optimizer.dataset_size = 40
+    optimizer.dataset_size, optimizer.batch_size = 40, 8
     train(model, optimizer, 0, 3)
     twin, other = way((model, optimizer))
     assert other.weight_space == space
     assert other.total_steps == 9
-    assert other.dataset_size == 40
+    assert (other.dataset_size, other.batch_size) == (40, 8)
     train(model, optimizer, 3, 6)
     middle = weights(twin)
     train(twin, other, 3, 6)

@@ -51,7 +51,7 @@ def test_adam_is_torch_adam(model):
 
 def test_the_clock(model):
     rule = Spy()
-    optimizer = LearnedOptimizer(model.parameters(), rule=rule, total_steps=7, dataset_size=40)
+    optimizer = LearnedOptimizer(model.parameters(), rule=rule, total_steps=7, dataset_size=40, batch_size=8)
     loss = torch.zeros(())
     for step in range(3):
         loss = backward(model, step)
@@ -62,14 +62,14 @@ def test_the_clock(model):
     optimizer.step()
     assert [float(c.step) for c in rule.clocks] == [0, 1, 2, 3, 4, 5, 6]
     assert {float(c.horizon) for c in rule.clocks if c.horizon is not None} == {7.0}
-    assert {float(c.dataset_size) for c in rule.clocks if c.dataset_size is not None} == {40.0}
+    assert [torch.stack([x for x in c[3:] if x is not None]).tolist() for c in rule.clocks] == [[40.0, 8.0]] * 7
     losses = [c.loss for c in rule.clocks]
     assert [x if x is None else float(x) for x in losses[2:]] == [float(loss.detach()), 0.5, 2.5, 1.5, None]
     assert not any(x.requires_grad for x in losses if x is not None)
     untimed = LearnedOptimizer(model.parameters(), rule=rule)
     untimed.step()
     assert rule.clocks[-1].horizon is None
-    assert rule.clocks[-1].dataset_size is None
+    assert rule.clocks[-1][3:] == (None, None)
 
 
 def test_the_default_learning_rate_is_the_rules(name, model):

@@ -324,7 +324,7 @@ def test_a_population_is_a_loop(space, way):
     params, gradients = tensors(space, 0, torch.float64, 3), [tensors(space, 1 + s, torch.float64, 3) for s in range(3)]
     theta, _ = stack_module_state(rules)
     losses, horizons = torch.randn(3, 3, generator=generator(), dtype=torch.float64), torch.tensor([5.0, 9.0, 20.0])
-    sizes = torch.tensor([3.0, 50.0, 1e4])
+    sizes = torch.tensor([[3.0, 50.0, 1e4], [8.0, 16.0, 32.0]])
 
     def step(theta, params, grads, state, clock):
         return functional_call(rules[0], theta, (space, params, grads, state, clock))
@@ -332,11 +332,11 @@ def test_a_population_is_a_loop(space, way):
     state = vmap(lambda p: rules[0].init_state(space, p))(params)
     moved, updates = params, {}
     for t, grads in enumerate(gradients):
-        clock = Clock(torch.full((3,), float(t)), horizons, losses[t], sizes)
+        clock = Clock(torch.full((3,), float(t)), horizons, losses[t], *sizes)
         updates, state = vmap(step)(theta, moved, grads, state, clock)
         moved = {k: p - 0.1 * updates[k] for k, p in moved.items()}
     for i, rule in enumerate(rules):
-        times = [Clock(torch.tensor(float(t)), horizons[i], losses[t, i], sizes[i]) for t in range(3)]
+        times = [Clock(torch.tensor(float(t)), horizons[i], losses[t, i], *sizes[:, i]) for t in range(3)]
         inputs = {k: p[i] for k, p in params.items()}, [{k: g[i] for k, g in grads.items()} for grads in gradients]
         alone = run(rule, space, *inputs, times)
         assert gap(tree_map(lambda x, i=i: x[i], (updates, state.tensors)), (alone[0][-1], alone[1].tensors)) < 1e-11
@@ -567,23 +567,24 @@ def test_hidden_matrices_have_a_law_of_their_own():
 @pytest.mark.parametrize(
     ("examples", "step", "horizon", "wanted"),
     [
-        (500.0, 0, 2000.0, 0.25),
-        (500.0, 0, None, 0.5),  # of a horizon that is not known there are at least 1,000 steps
-        (500.0, 400, None, 0.5),
-        (500.0, 2000, None, 0.125),  # half of it is over
-        (4000.0, 0, 2000.0, 1.0),
-        (None, 0, 2000.0, 1.0),
-        (1.0, 0, 2000.0, 1 / 32),
-        (0.0, 0, 2000.0, 1 / 32),
+        (500.0, 0, 250.0, 0.5),
+        (500.0, 0, 500.0, 0.25),
+        (500.0, 0, None, 0.125),  # of a horizon that is not known there are at least 1,000 steps
+        (500.0, 400, None, 0.125),
+        (500.0, 2000, None, 1 / 32),  # half of it is over
+        (4000.0, 0, 250.0, 1.0),
+        (1.0, 0, 250.0, 1 / 32),
+        (0.0, 0, 250.0, 1 / 32),
+        (None, 0, 250.0, 1.0),
     ],
 )
 def test_few_examples_for_many_steps_make_small_steps(examples, step, horizon, wanted):
-    """With this law the scale is that of N / T, from 1/32 to 1."""
+    """With this law and batches of 4 the scale is one over how often an example comes, from 1/32 to 1."""
     space = WeightSpace({"w": "a:300, b:20", "b": "a:300"})
     rule = neuron(None)
-    rule.network.data_law.weight.copy_(torch.tensor([[10.0, -10.0]]))
+    rule.network.data_law.weight.fill_(-4.0)
     size, end = (None if x is None else torch.tensor(x) for x in (examples, horizon))
-    times = [Clock(torch.tensor(float(step)), end, None, size)]
+    times = [Clock(torch.tensor(float(step)), end, None, size, torch.tensor(4.0))]
     update = run(rule, space, tensors(space, 0), [tensors(space, 1)], times)[0][0]
     for u in update.values():
         torch.testing.assert_close(u.square().mean().sqrt(), torch.tensor(wanted, dtype=torch.float64))
@@ -595,7 +596,8 @@ def test_a_small_network_cannot_learn_many_examples_by_heart():
     rule.network.data_law.bias.fill_(-9.0)
     space = WeightSpace({"w": "a:10, b:5", "b": "a:10"})
     for per_weight, wanted in ((0.01, 1 / 32), (1.0, 0.2), (3.0, 0.6), (5.0, 1.0), (50.0, 1.0)):
-        times = [Clock(torch.tensor(0.0), torch.tensor(1e6), None, torch.tensor(per_weight * weights))]
+        sizes = torch.tensor(per_weight * weights), torch.tensor(4.0)
+        times = [Clock(torch.tensor(0.0), torch.tensor(1e6), None, *sizes)]
         update = run(rule, space, tensors(space, 0), [tensors(space, 1)], times)[0][0]["w"]
         torch.testing.assert_close(update.square().mean().sqrt(), torch.tensor(wanted, dtype=torch.float64))
 
@@ -766,7 +768,7 @@ def meta_loss(theta: Mapping[str, Tensor], rule: Neuron, steps: int = 5) -> Tens
     state = rule.init_state(space, params)
     for t in range(steps):
         grads, loss = torch.func.grad_and_value(loss_of)(params)
-        clock = Clock(torch.tensor(float(t)), torch.tensor(5.0), loss, torch.tensor(3.0))
+        clock = Clock(torch.tensor(float(t)), torch.tensor(5.0), loss, torch.tensor(3.0), torch.tensor(2.0))
         updates, state = functional_call(rule, dict(theta), (space, params, grads, state, clock))
         params = {k: p - 0.03 * updates[k] for k, p in params.items()}
     return loss_of(params)
@@ -800,7 +802,7 @@ def test_the_meta_gradient_is_finite_where_gradients_are_zero():
     state, total = rule.float().init_state(space, params), torch.zeros(())
     for t in range(3):
         leaf = {k: (g * torch.ones_like(g).requires_grad_()) for k, g in grads.items()}
-        clock = Clock(torch.tensor(float(t)), None, torch.tensor(0.0), torch.tensor(3.0))
+        clock = Clock(torch.tensor(float(t)), None, torch.tensor(0.0), torch.tensor(3.0), torch.tensor(2.0))
         updates, state = functional_call(rule, theta, (space, params, leaf, state, clock))
         params = {k: p - 0.1 * updates[k] for k, p in params.items()}
         total = total + sum(u.sum() for u in updates.values())

@@ -29,12 +29,12 @@ RULES = {
     "wide": {"width": 24, "rounds": 1},
 }
 TIMES = {
-    "told": clocks(4)[3]._replace(dataset_size=torch.tensor(30.0)),
+    "told": clocks(4)[3]._replace(dataset_size=torch.tensor(30.0), batch_size=torch.tensor(8.0)),
     "not told": Clock(torch.tensor(3.0)),
     "last": Clock(torch.tensor(9.0), torch.tensor(9.0)),
-    "long": Clock(torch.tensor(2e4), None, None, torch.tensor(1e5)),
-    "much data": Clock(torch.tensor(3.0), None, None, torch.tensor(1e6)),
-    "hardly any data": Clock(torch.tensor(3.0), torch.tensor(1e5), None, torch.tensor(1.0)),
+    "long": Clock(torch.tensor(2e4), None, None, torch.tensor(1e5), torch.tensor(4.0)),
+    "much data": Clock(torch.tensor(3.0), None, None, torch.tensor(1e6), torch.tensor(8.0)),
+    "hardly any data": Clock(torch.tensor(3.0), torch.tensor(1e5), None, torch.tensor(1.0), torch.tensor(0.0)),
 }
 
 
@@ -71,8 +71,8 @@ def doubled(mind: Mind) -> Mind:
 def mind_of(**arguments) -> Mind:
     """With a law of the data that takes something away from the scale at "told" and "long"."""
     mind = neuron(**arguments).float()._mind
-    mind.network.data_law.weight.copy_(torch.tensor([[5.0, -9.0]]))
-    mind.network.data_law.bias.fill_(-0.1)
+    mind.network.data_law.weight.fill_(-3.0)
+    mind.network.data_law.bias.fill_(0.2)
     return mind
 
 

@@ -4,7 +4,7 @@ import inspect
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -59,12 +59,18 @@ def perturb(rule: UpdateRule, seed: int = 0) -> UpdateRule:
     return rule
 
 
-def run(rule: UpdateRule, space: WeightSpace, params, gradients, start: State | None = None) -> tuple[dict, State]:
-    """A few steps of size 0.1 along the given gradients; the updates of the last one, and the state after it."""
+def run(
+    rule: UpdateRule, space: WeightSpace, params, gradients, start: State | None = None, told: Sequence[Tensor] = ()
+) -> tuple[dict, State]:
+    """A few steps of size 0.1 along the given gradients; the updates of the last one, and the state after it.
+
+    Args:
+        told: what the clock holds beside the step.
+    """
     state = rule.init_state(space, params) if start is None else start
     updates: dict[str, Tensor] = {}
     for step, grads in enumerate(gradients):
-        updates, state = rule(space, params, grads, state, Clock(torch.tensor(float(step))))
+        updates, state = rule(space, params, grads, state, Clock(torch.tensor(float(step)), *told))
         params = {k: p - 0.1 * updates[k] for k, p in params.items()}
     return updates, state
 
@@ -144,7 +150,7 @@ def test_only_rules_that_see_the_coupling_depend_on_it(rule, name, space):
 def test_calls_are_pure(rule, space):
     params, grads = tensors(space, 0), tensors(space, 1)
     state = run(rule, space, params, [grads])[1]
-    clock = Clock(torch.tensor(3.0), torch.tensor(9.0), torch.tensor(1.5), torch.tensor(40.0))
+    clock = Clock(torch.tensor(3.0), torch.tensor(9.0), torch.tensor(1.5), torch.tensor(40.0), torch.tensor(8.0))
     inputs, theta = (params, grads, tuple(state), tuple(clock)), dict(rule.named_parameters())
     leaves, versions = tree_leaves((inputs, theta)), [x._version for x in tree_leaves((inputs, theta))]
     before, attributes = [x.detach().clone() for x in leaves], set(vars(rule))
@@ -184,7 +190,7 @@ def test_a_population_is_a_loop(name, space):
 def test_what_a_clock_holds_beside_the_step_is_optional(rule, space):
     params, grads = tensors(space, 0), tensors(space, 1)
     state, step = rule.init_state(space, params), torch.tensor(2.0)
-    given = [None, torch.tensor(9.0)], [None, torch.tensor(1.5)], [None, torch.tensor(40.0)]
+    given = ([None, torch.tensor(x)] for x in (9.0, 1.5, 40.0, 8.0))
     for told in itertools.product(*given):
         updates, _ = rule(space, params, grads, state, Clock(step, *told))
         assert {k: u.shape for k, u in updates.items()} == {k: p.shape for k, p in params.items()}
@@ -205,7 +211,8 @@ def test_rules_compile_as_one_graph(name):
 
 
 def test_theta_gets_a_gradient(rule, space):
-    updates, state = run(rule, space, tensors(space, 0), [tensors(space, 1), tensors(space, 2)])
+    told = [torch.tensor(x) for x in (9.0, 1.5, 40.0, 8.0)]
+    updates, state = run(rule, space, tensors(space, 0), [tensors(space, 1), tensors(space, 2)], told=told)
     loss = torch.stack([u.square().sum() for u in updates.values()]).sum()
     grads = torch.autograd.grad(loss, list(rule.parameters()))  # raises where one is not used
     assert all(g.isfinite().all() for g in grads)

@@ -13,7 +13,7 @@ namespace mind {
 
 // As in tokens.py, layout.py, network.py, combine.py and moments.py.
 constexpr int kMoments = 8, kFeatures = 8, kStatic = 16, kHidden = 15, kLosses = 3, kRoles = 4, kScales = 11;
-constexpr int kTensorFeatures = kFeatures + kStatic + kLosses, kGlobalFeatures = kScales + 5, kDataFeatures = 2;
+constexpr int kTensorFeatures = kFeatures + kStatic + kLosses, kGlobalFeatures = kScales + 5, kDataFeatures = 1;
 constexpr int kCoefficients = 10;
 enum { GG, MM, WW, V, GM, MS, SW, M };
 
@@ -82,8 +82,10 @@ struct Theta {  // `TokenNetwork`
 };
 
 struct Clock {
-    double log_decays[3], step, horizon, loss, dataset_size;
-    int64_t has_horizon, has_loss, has_dataset_size;
+    double log_decays[3], step, horizon, loss, dataset_size, batch_size;
+    int64_t has_horizon, has_loss, has_dataset_size, has_batch_size;
+
+    bool knows_data() const { return has_dataset_size && has_batch_size; }
 };
 
 // Work of some entries or neurons after the other: work(first, last), which must not throw.

@@ -96,7 +96,7 @@ class Network {
             law[i] += place[kHidden] * of_hidden;
         }
         corrections(x.data());
-        if (clock.has_dataset_size) {
+        if (clock.knows_data()) {
             tokens.data_features(time.data());
             theta.data_law(time.data(), kDataFeatures, 1, &share);
             share = std::max(share, std::max(tokens.log_examples_per_weight() - std::log(kEnough), kLeastShare));

@@ -30,9 +30,11 @@ class _Clock(ctypes.Structure):
         ("horizon", ctypes.c_double),
         ("loss", ctypes.c_double),
         ("dataset_size", ctypes.c_double),
+        ("batch_size", ctypes.c_double),
         ("has_horizon", ctypes.c_int64),
         ("has_loss", ctypes.c_int64),
         ("has_dataset_size", ctypes.c_int64),
+        ("has_batch_size", ctypes.c_int64),
     )
 
 

@@ -48,11 +48,11 @@ class Tokens {
         return std::log(std::max(horizon - step, 1.0f) / std::max(horizon, 1.0f));
     }
 
-    // Of the data set, whose size is known.
+    // Of the data set, which is known.
     void data_features(float* x) const {
         const float told = std::max<float>(clock.horizon, 1.0f), step = clock.step;
         const float horizon = clock.has_horizon ? told : std::max(step / (1 - kUnknownRest), kLeastHorizon);
-        x[0] = log_size() / 10, x[1] = std::log(horizon) / 10;
+        x[0] = (std::log(horizon) + std::log(std::max(clock.batch_size, 1.0)) - log_size()) / kLogUnit;
     }
 
     float log_examples_per_weight() const {
