@@ -93,3 +93,32 @@ def test_it_trains_networks_that_it_has_not_seen(network, told):
             optimizer.step(**{"loss": loss} if told and name == "neuron-1" else {})
         ends[name] = float(F.cross_entropy(model(x), y).detach())
     assert ends["neuron-1"] < ends["Adam"], ends
+
+
+@torch.no_grad()
+def noisy(rows: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A linear function of ten inputs, under as much noise: (rows, 10), (rows, 1)."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, 10, generator=g)
+    return x, x[:, :4].sum(1, keepdim=True) / 2 + torch.randn(rows, 1, generator=g)
+
+
+def test_told_how_often_an_example_comes_it_does_not_learn_by_heart():
+    """100 noisy examples, each 128 times: the loss on others at the end. With enough of them nothing changes."""
+    steps, batch, (x, y), (others, wanted) = 400, 32, noisy(100, 0), noisy(2000, 1)
+
+    def ends(**sizes: int) -> float:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
+        optimizer = lopt.LearnedOptimizer(model.named_parameters(), total_steps=steps, **sizes)
+        for _ in range(steps):
+            drawn = torch.randint(len(x), (batch,))
+            optimizer.zero_grad()
+            F.mse_loss(model(x[drawn]), y[drawn]).backward()
+            optimizer.step()
+        return float(F.mse_loss(model(others), wanted).detach())
+
+    untold = ends()
+    told = ends(dataset_size=100, batch_size=batch)
+    assert told < 0.8 * untold and told < 1.6, (told, untold)  # the noise alone is 1, a constant 2
+    assert ends(dataset_size=steps * batch, batch_size=batch) == untold
