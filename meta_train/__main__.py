@@ -40,7 +40,7 @@ from meta_train.programs import keep_programs
 from meta_train.progress import MetaProgress
 from meta_train.ranks import WorkerLost, place_on_machine
 from meta_train.record import KeepRecord
-from meta_train.resuming import beginning, settings_of
+from meta_train.resuming import beginning, settings_of, validation_of
 from meta_train.settings import check_settings
 from meta_train.validation import MetaValidation
 from tasks.task import TaskFamily
@@ -69,7 +69,8 @@ def train(config: DictConfig) -> int:
     if str(config.device) == "cuda":
         torch.cuda.set_device(place_on_machine())  # each process on a GPU of its own
     card: dict[str, Any] = {"config": OmegaConf.to_container(config, resolve=True)}
-    keep, saving = KeepRun(out, config.checkpoint_minutes, settings_of(config)), AtomicCheckpoints()
+    saving = AtomicCheckpoints()
+    keep = KeepRun(out, config.checkpoint_minutes, settings_of(config), validation_of(config))
     trainer = make_trainer(config, out, [MetaProgress(config.name), KeepRecord(out, card, anew), keep], saving)
     family: TaskFamily = hydra.utils.instantiate(config.family)
     module = make_module(config, family)

@@ -17,8 +17,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from meta_train.arguments import check_above_zero
+from meta_train.module import MetaTraining
 from meta_train.ranks import any_rank
-from meta_train.resuming import SETTINGS
+from meta_train.resuming import SETTINGS, VALIDATION
 from meta_train.saving import write_atomically
 
 
@@ -55,12 +56,15 @@ class KeepRun(Callback):
     Args:
         folder: of the run.
         minutes: between two checkpoints.
-        settings: kept in each checkpoint, to be compared with those of the run that goes on from it.
+        settings, validation: kept in each checkpoint, to be compared with those of the run that goes on from it. Where
+            it validates in another way, what was the best so far is forgotten.
     """
 
-    def __init__(self, folder: Path, minutes: float, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, minutes: float, settings: Mapping[str, Any], validation: Mapping[str, Any]
+    ) -> None:
         check_above_zero(checkpoint_minutes=minutes)
-        self.settings = dict(settings)
+        self.settings, self.validation = dict(settings), dict(validation)
         self.path, self.interval = folder / "last.ckpt", 60 * minutes
         self.saved = 0.0
         self.received: int | None = None
@@ -88,7 +92,12 @@ class KeepRun(Callback):
             self.saved = time.monotonic()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint[SETTINGS] = self.settings
+        checkpoint[SETTINGS], checkpoint[VALIDATION] = self.settings, self.validation
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        assert isinstance(pl_module, MetaTraining)
+        if checkpoint.get(VALIDATION, self.validation) != self.validation:
+            pl_module.best = None
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         trainer.save_checkpoint(self.path)

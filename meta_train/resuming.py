@@ -17,11 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 from lopt.errors import InvalidInput
 
 AUTO = "auto"  # a ckpt_path: the run's own last checkpoint if there is one
-SETTINGS = "settings"  # where a checkpoint holds them
+SETTINGS, VALIDATION = "settings", "validation"  # where a checkpoint holds them, and those of the meta-validation
 # What θ does not depend on, but for rounding: these may change from one part of a run to the next. `steps` may, but not
 # what is made of it: a schedule made for other steps (T_max: ${steps}) is another schedule.
 FREE = {"name", "out", "overwrite", "steps", "threads", "ckpt_path", "checkpoint_minutes", "validation", "trainer"}
 FREE |= {"estimator.compiled"}
+BOUND = {"trainer.precision"}  # of those that are free these are not
 # What a run leaves in its folder: the first four are worth something.
 LEFT = ("last.ckpt", "rule.safetensors", "best.safetensors", "log.jsonl")
 LEFT += ("initial.safetensors", "config.yaml", "curves.png")
@@ -39,9 +40,16 @@ class Beginning(NamedTuple):
 def settings_of(config: DictConfig) -> dict[str, Any]:
     """The settings that θ depends on, by their names on the command line, in numbers, strings and lists."""
     whole: Any = OmegaConf.to_container(config, resolve=True)
-    found = _flat({key: value for key, value in whole.items() if key not in FREE})
-    found["device"] = torch.device(whole["device"]).type  # whose kind the random numbers depend on
-    return {key: value for key, value in found.items() if key not in FREE}
+    found = {**_flat(whole), "device": torch.device(whole["device"]).type}  # whose kind the random numbers depend on
+    free = {key for key in found if key in FREE or key.partition(".")[0] in FREE}
+    return {key: value for key, value in found.items() if key not in free - BOUND}
+
+
+def validation_of(config: DictConfig) -> dict[str, Any]:
+    """The settings that a meta-validation's loss depends on, likewise: losses under others cannot be compared."""
+    whole: Any = OmegaConf.to_container(config, resolve=True)
+    found = _flat(whole["validation"] or {})
+    return {key: value for key, value in found.items() if key != "every"}
 
 
 def beginning(config: DictConfig) -> Beginning:

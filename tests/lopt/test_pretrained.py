@@ -107,7 +107,7 @@ def test_told_how_often_an_example_comes_it_does_not_learn_by_heart():
     """100 noisy examples, each 128 times: the loss on others at the end. With enough of them nothing changes."""
     steps, batch, (x, y), (others, wanted) = 400, 32, noisy(100, 0), noisy(2000, 1)
 
-    def ends(**sizes: int) -> float:
+    def ends(**sizes: Any) -> float:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
         optimizer = lopt.LearnedOptimizer(model.named_parameters(), total_steps=steps, **sizes)

@@ -45,6 +45,7 @@ def begun(tmp_path_factory):
         ("fit=weight", r"fit was weight\|bias and is weight"),
         ("family.dimensions=3", r"family\.dimensions was \d+ and is 3"),
         ("seed=1", r"seed was 0 and is 1"),
+        ("+trainer.precision=bf16-mixed", r"trainer\.precision was not set and is bf16-mixed"),
         ("steps=9", r"scheduler\.T_max was 2 and is 9"),  # its θ would not be that of a run of 9 steps
     ],
 )

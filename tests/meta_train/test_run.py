@@ -226,6 +226,20 @@ def test_bad_settings_are_named_before_any_work(tmp_path, overrides, message):
     assert not (tmp_path / "run" / "last.ckpt").exists()
 
 
+def test_the_best_so_far_is_forgotten_where_the_validation_changes(tmp_path):
+    """Losses on other tasks cannot be compared; those on the same, at other times, can."""
+    kept = {}
+    for name, change in (("same", "validation.every=3"), ("other", "validation.horizon=4")):
+        _, out = run(tmp_path / name, "steps=2")
+        saved = torch.load(out / "last.ckpt", weights_only=True)
+        saved["best"] = -1.0  # which nothing is below
+        torch.save(saved, out / "last.ckpt")
+        run(tmp_path / name, "steps=4", change, "ckpt_path=auto")
+        kept[name] = torch.load(out / "last.ckpt", weights_only=True)["best"]
+    assert kept["same"] == -1.0
+    assert kept["other"] > 0
+
+
 def test_raw_losses_are_validated_and_drawn_as_they_are(tmp_path, monkeypatch):
     """Adam measures them nowhere: not in meta-training, not on held-out tasks, not on the labels of the plot."""
     monkeypatch.setattr("meta_train.reference.AdamReference.curves", None)
