@@ -50,6 +50,6 @@ class FewExamples(Wrapper):
                 f"{type(task).__name__}. Put it around the family itself, and other augmentations around it"
             )
         rows, overlap = len(task.rows["train"]), task.overlap
-        count = min(round(log_uniform(self.low, self.high, generator)), rows // overlap)
-        first = torch.randint(rows - count * overlap + 1, (), generator=generator, device=generator.device)
+        count = min(round(log_uniform(self.low, self.high, generator)), max(1, rows // overlap))
+        first = torch.randint(max(0, rows - count * overlap) + 1, (), generator=generator, device=generator.device)
         return task.part(count, int(first))

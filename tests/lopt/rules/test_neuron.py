@@ -78,8 +78,9 @@ def neuron(seed: int | None = 0, **arguments) -> Neuron:
 
 def clocks(steps: int, full: bool = True) -> list[Clock]:
     losses = torch.tensor([2.0, 1.4, 1.7, 1.1, 0.6, 0.9, -0.2, -0.1], dtype=torch.float64)
+    told = (torch.tensor(30.0), torch.tensor(8.0))
     return [
-        Clock(torch.tensor(float(t)), torch.tensor(9.0), losses[t]) if full else Clock(torch.tensor(float(t)))
+        Clock(torch.tensor(float(t)), torch.tensor(9.0), losses[t], *told) if full else Clock(torch.tensor(float(t)))
         for t in range(steps)
     ]
 
