@@ -50,7 +50,8 @@ class Summary(NamedTuple):
 
     label: str
     tasks: int  # on which it ran
-    reached: int  # of these, where it reaches the reference's best loss
+    targets: int  # of these, where the reference sets a loss to reach
+    reached: int  # of these, where it reaches the reference's best loss, but for what it reaches at once
     factor: float | None  # mean of the factors to the reference's best loss; None: somewhere never
     factor_where_reached: float | None  # the same over `reached` tasks
     final_factor: float | None  # mean of the factors to the reference's final loss
@@ -97,12 +98,13 @@ class Outcome:
     def _summary(self, label: str, profile: Profile) -> Summary:
         pairs = [(race, row) for race in self.races if (row := race.row(label)) is not None]
         rows = [row for _, row in pairs]
-        there = [(race, row) for race, row in pairs if row.factor is not None]
+        there = [(race, row) for race, row in pairs if _counts(row.factor)]
         runs = sum(len(row.seed_factors) for row in rows)
         told = [row for row in rows if row.significant]
         return Summary(
             label,
             len(rows),
+            sum(row.speed is not None for row in rows),
             len(there),
             _geometric([row.factor for row in rows]),
             _geometric([row.factor for _, row in there]),
@@ -123,6 +125,11 @@ def _steps_to_target(race: Race, label: str) -> float:
     return math.inf if row is None or row.speed is None or row.speed.steps is None else row.speed.steps
 
 
+def _counts(factor: float | None) -> bool:
+    """Whether it can be part of a geometric mean: not where the target was never reached, or at once."""
+    return factor is not None and bool(np.isfinite(factor)) and factor > 0
+
+
 def _geometric(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None and np.isfinite(value) and value > 0]
+    known = [value for value in values if value is not None and _counts(value)]
     return statistics.geometric_mean(known) if known and len(known) == len(values) else None

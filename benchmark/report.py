@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from benchmark.anchors import HEADER as ANCHOR_HEADER
 from benchmark.contenders import Contender
 from benchmark.outcome import Outcome, Race
@@ -31,6 +29,7 @@ from benchmark.wording import (
     summary_cells,
 )
 
+_PARTLY = 1e-6
 LONGEST_LINE = 600  # characters of a card's entry above which it is folded
 
 
@@ -140,10 +139,19 @@ def _summary_table(outcome: Outcome) -> str:
     rows = []
     for summary in outcome.summaries:
         label, *others = summary_cells(summary)
-        factors = (summary.factor_where_reached, summary.final_factor, summary.clock_where_reached)
-        sortable = [Cell(text, factor or 0.0) for text, factor in zip(others, factors, strict=False)]
-        rows.append([label, *sortable, *others[len(factors) :]])
+        pairs = (
+            (summary.factor, summary.factor_where_reached),
+            (summary.final_factor, None),
+            (summary.clock, summary.clock_where_reached),
+        )
+        sortable = [Cell(text, _sorted_by(*pair)) for text, pair in zip(others, pairs, strict=False)]
+        rows.append([label, *sortable, *others[len(pairs) :]])
     return table(SUMMARY_HEADER, rows)
+
+
+def _sorted_by(everywhere: float | None, where_reached: float | None) -> float:
+    """A mean over all tasks; one over some of them comes after all of these."""
+    return everywhere if everywhere is not None else _PARTLY * (where_reached or 0.0)
 
 
 def _race(race: Race, pictures: Mapping[str, bytes], account: Account, several: bool) -> list[str]:
@@ -259,7 +267,7 @@ def _cards(outcome: Outcome) -> Iterable[str]:
 def _card_line(key: str, value: Any) -> str:
     """A line of a card; what is nested or long is folded."""
     if isinstance(value, Mapping):
-        return folded(str(key), OmegaConf.to_yaml(OmegaConf.create(dict(value))))
+        return folded(str(key), json.dumps(value, ensure_ascii=False, indent=1))
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return folded(str(key), text) if len(text) > LONGEST_LINE else definition(str(key), text)
 

@@ -45,8 +45,10 @@ def summary_sentences(outcome: Outcome, learned: str | None = None) -> list[str]
     if rest := ours.tasks - ours.faster - ours.slower:
         parts.append(f"on {'one' if rest == 1 else rest} nothing significant can be told")
     if ours.factor_where_reached is not None:
-        where = "average" if ours.reached == ours.tasks else f"the average of the {ours.reached} where it does"
-        parts.append(f"it takes {ours.factor_where_reached:.2f} times fewer steps on {where}")
+        where = (
+            "on average" if ours.reached == ours.tasks else f"on the average of those that it reaches ({ours.reached})"
+        )
+        parts.append(f"the factor in steps is {ours.factor_where_reached:.2f} {where}")
     return [*sentences, "; ".join(parts) + "." + (f" It raised on {ours.raised}." if ours.raised else "")]
 
 

@@ -120,9 +120,11 @@ def summary_cells(summary: Summary) -> tuple[str, ...]:
 
 def _mean_text(summary: Summary, everywhere: float | None, where_reached: float | None) -> str:
     """A mean over tasks; over some of them where the target was not reached on the others."""
+    if not summary.targets:
+        return "no target"
     if everywhere is not None or where_reached is None:
         return factor_text(everywhere)
-    return f"{factor_text(where_reached)} on {summary.reached}/{summary.tasks}"
+    return f"{factor_text(where_reached)} on {summary.reached}/{summary.targets}"
 
 
 MORE = ("95 % interval", "to the final loss", "on the clock", "mean loss of the run")

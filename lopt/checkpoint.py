@@ -91,6 +91,8 @@ def load_rule(source: str | os.PathLike[str], **changes: Any) -> UpdateRule:
         whose = f"its arguments with {changes}" if changes else "its arguments"
         raise InvalidInput(f"{path}: {whose} do not fit the rule {name!r}: {error}") from None
     wanted = {key: tuple(tensor.shape) for key, tensor in rule.state_dict().items()}
+    like = next(iter(theta.values()), torch.empty(0))
+    theta = {**{key: like.new_zeros(wanted[key]) for key in rule.zero_if_absent}, **theta}
     came = {key: tuple(tensor.shape) for key, tensor in theta.items()}
     if wanted != came:
         wrong = sorted(set(wanted.items()) ^ set(came.items()))[:4]

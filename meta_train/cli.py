@@ -100,7 +100,8 @@ def _unlocated(error: InstantiationException) -> InvalidInput | None:
     target, key = found.groups()
     path = target.rpartition(".")[0]
     if path not in sys.modules:
-        return InvalidInput(f"{key}._target_: {target!r} cannot be found. Is its package installed?")
+        cause = " ".join(str(error.__cause__ or error).split())
+        return InvalidInput(f"{key}._target_: {target!r} cannot be found, or not be imported: {cause}")
     known = [name for name, x in vars(sys.modules[path]).items() if inspect.isclass(x) or inspect.isfunction(x)]
     return unknown(f"{key}._target_", target, [f"{path}.{name}" for name in known if not name.startswith("_")])
 

@@ -96,7 +96,10 @@ class KeepRun(Callback):
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         assert isinstance(pl_module, MetaTraining)
-        if checkpoint.get(VALIDATION, self.validation) != self.validation:
+        before = checkpoint.get(VALIDATION, self.validation)
+        if not self.validation:  # a stretch without: the next one may go on as it was before
+            self.validation = dict(before)
+        elif before and before != self.validation:
             pl_module.best = None
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -22,7 +22,8 @@ SETTINGS, VALIDATION = "settings", "validation"  # where a checkpoint holds them
 # what is made of it: a schedule made for other steps (T_max: ${steps}) is another schedule.
 FREE = {"name", "out", "overwrite", "steps", "threads", "ckpt_path", "checkpoint_minutes", "validation", "trainer"}
 FREE |= {"estimator.compiled"}
-BOUND = {"trainer.precision"}  # of those that are free these are not
+PRECISION = "trainer.precision"  # of those that are free this is not
+_SINGLE = (None, 32, "32", "32-true")  # the same to Lightning
 # What a run leaves in its folder: the first four are worth something.
 LEFT = ("last.ckpt", "rule.safetensors", "best.safetensors", "log.jsonl")
 LEFT += ("initial.safetensors", "config.yaml", "curves.png")
@@ -42,13 +43,15 @@ def settings_of(config: DictConfig) -> dict[str, Any]:
     whole: Any = OmegaConf.to_container(config, resolve=True)
     found = {**_flat(whole), "device": torch.device(whole["device"]).type}  # whose kind the random numbers depend on
     free = {key for key in found if key in FREE or key.partition(".")[0] in FREE}
-    return {key: value for key, value in found.items() if key not in free - BOUND}
+    settings = {key: value for key, value in found.items() if key not in free}
+    precision = found.get(PRECISION)
+    return settings if precision in _SINGLE else {**settings, PRECISION: precision}
 
 
 def validation_of(config: DictConfig) -> dict[str, Any]:
     """The settings that a meta-validation's loss depends on, likewise: losses under others cannot be compared."""
     whole: Any = OmegaConf.to_container(config, resolve=True)
-    found = _flat(whole["validation"] or {})
+    found = _flat(whole.get("validation") or {})
     return {key: value for key, value in found.items() if key != "every"}
 
 

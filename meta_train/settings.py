@@ -25,7 +25,7 @@ def check_settings(config: DictConfig) -> None:
     check_above_zero(clip=config.clip, checkpoint_minutes=config.checkpoint_minutes)
     for owner in ("estimator", "validation"):
         reference = OmegaConf.select(config, f"{owner}.reference")
-        if reference is not None and "_target_" not in reference:
+        if reference is not None and not (isinstance(reference, DictConfig) and "_target_" in reference):
             raise InvalidInput(
                 f"{owner}.reference: {reference} names no class, as where an experiment sets what a reference is made "
                 f"of and the objective takes none. Add {owner}.reference=null"

@@ -59,7 +59,8 @@ class LearnedOptimizer(Optimizer):
         total_steps: how many steps there will be, if known; rules that see the horizon can use it.
         dataset_size, batch_size: how many examples there are to train on, and in the batch of a step (of all
             processes), if known. "neuron-1" takes smaller steps where each comes often, so that it does not learn them
-            by heart. Leave them out where an example never comes twice as it was, as with augmentation.
+            by heart; without `total_steps` there are taken to be twice the steps made so far, and at least 1,000. Leave
+            them out where an example never comes twice as it was, as with augmentation.
         maximize: climb the objective.
         foreach: write all parameters with few launches (the default where they are plain tensors), or one by one.
         capturable: a step may be captured in a CUDA graph: nothing waits for the device, a step with a bad gradient is
@@ -289,6 +290,8 @@ class LearnedOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        for key in ("dataset_size", "batch_size"):  # of an earlier version it has none
+            self.__dict__.setdefault(key, None)
         for group in self.param_groups:
             for key, value in OPTIONS.items():
                 group.setdefault(key, value)

@@ -56,6 +56,7 @@ class UpdateRule(nn.Module, ABC):
 
     default_lr: ClassVar[float]  # the learning rate at which `LearnedOptimizer` runs this rule unless told otherwise
     takes_shards: ClassVar[bool] = False  # whether `forward` may be given sharded tensors (DTensor)
+    zero_if_absent: ClassVar[tuple[str, ...]] = ()  # meta-parameters that files of earlier versions lack: zeros
 
     @property
     @abstractmethod

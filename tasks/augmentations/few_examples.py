@@ -47,7 +47,8 @@ class FewExamples(Wrapper):
         if not isinstance(task, Supervised):
             raise InvalidInput(
                 f"family: FewExamples wants tasks on a table of inputs and targets; {task.name!r} is a "
-                f"{type(task).__name__}. Put it around the family itself, and other augmentations around it"
+                f"{type(task).__name__}. Give such a family, as ImageMLP or Tabular, and put other augmentations "
+                "around FewExamples"
             )
         rows, overlap = len(task.rows["train"]), task.overlap
         count = min(round(log_uniform(self.low, self.high, generator)), max(1, rows // overlap))

@@ -21,6 +21,7 @@ from benchmark.race import Failure, Result
 from benchmark.report import Account, html_report
 from benchmark.step_cost import StepCost, StepCosts
 from benchmark.suite_plots import draw_gains, draw_profiles
+from benchmark.wording import summary_cells
 from lopt.errors import InvalidInput
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -159,8 +160,8 @@ def test_a_browser_shows_every_table_of_a_report(two_tasks: Outcome, tmp_path: P
 
 
 def test_cards_are_readable(two_tasks: Outcome) -> None:
-    """A configuration stands as YAML, folded as what is long is; every entry is there."""
-    card = {"meta_steps": 3, "config": {"rule": {"_target_": "x.<Y>"}, "sizes": [1, 2]}, "how": "long " * 200}
+    """A configuration stands line by line, folded as what is long is; every entry is there."""
+    card = {"meta_steps": 3, "config": {"rule": {"_target_": "${x.<Y>"}}, "how": "long " * 200}
     race = two_tasks.races[0]
     first, *others = race.result.entries
     first = replace(first, contender=replace(first.contender, card=card))
@@ -169,7 +170,8 @@ def test_cards_are_readable(two_tasks: Outcome) -> None:
     assert "<dt>meta_steps</dt><dd>3</dd>" in html
     folded = re.findall(r"<dt>(\w+)</dt><dd><details>.*?<pre>(.*?)</pre>", html, flags=re.DOTALL)
     assert [name for name, _ in folded] == ["config", "how"]
-    assert folded[0][1].splitlines() == ["rule:", "  _target_: x.&lt;Y&gt;", "sizes:", "- 1", "- 2"]
+    lines = [line.strip() for line in folded[0][1].splitlines()]
+    assert lines == ["{", "&quot;rule&quot;: {", "&quot;_target_&quot;: &quot;${x.&lt;Y&gt;&quot;", "}", "}"]
 
 
 def test_the_style_closes_what_it_opens() -> None:
@@ -195,6 +197,11 @@ def test_summaries(two_tasks: Outcome) -> None:
     assert ours.factor_where_reached == pytest.approx(1.13, abs=0.01)
     assert adam.factor_where_reached == adam.factor
     assert (broken.tasks, broken.raised, broken.factor) == (0, 1, None)
+    assert [summary_cells(summaries[label])[1] for label in ("Adam", "ours", "broken")] == [
+        "1.00 x",
+        "1.13 x on 1/2",
+        "no target",
+    ]
     assert adam.score > ours.score > broken.score
     assert not two_tasks.flawless
 

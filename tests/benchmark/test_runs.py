@@ -31,6 +31,7 @@ from benchmark.sources import Configured, Given, find
 from benchmark.step_cost import step_costs
 from lopt.errors import InvalidInput
 from lopt.rules import SGDM, Neuron, PerParameter
+from meta_train.unroll import unroll
 from tasks.task import Task
 from tests.benchmark import own_tasks
 
@@ -55,6 +56,26 @@ class Counted:
 
 
 COUNTED = Contender("counted", Counted, (0.01, 0.1))
+
+
+def test_a_rule_is_told_the_length_and_the_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the run and of its data: at two learning rates and with two seeds, four times the same."""
+    task, seen = SOURCE.load(), []
+
+    def spy(*arguments: Any, horizon: Any, sizes: Any) -> Any:
+        seen.append((horizon.tolist(), sizes.tolist()))
+        return unroll(*arguments, horizon=horizon, sizes=sizes)
+
+    monkeypatch.setattr("benchmark.population.unroll", spy)
+    runs(
+        Contender("x", Neuron(width=2, rounds=0), (0.001, 0.01)),
+        task,
+        [{"lr": 0.001}, {"lr": 0.01}],
+        (0, 1),
+        (0, 3),
+        (),
+    )
+    assert seen == [([3.0] * 4, [[1078.0, 8.0]] * 4)]
 
 
 def test_runs_made_one_by_one_equal_a_population(make_task: MakeTask) -> None:

@@ -89,6 +89,20 @@ def test_a_rule_with_another_space_comes_back_with_it(tmp_path):
     assert rule.space == SPACE
 
 
+def test_a_neuron_of_before_the_law_of_the_data_set_loads_as_it_was(tmp_path):
+    rule, old = made("neuron", torch.float64), tmp_path / "old.safetensors"
+    path = save_rule(tmp_path / "new.safetensors", rule)
+    with safe_open(path, "pt") as file:
+        record, theta = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    save_file({key: x for key, x in theta.items() if "data_law" not in key}, old, metadata=record)
+    loaded = load_rule(old).state_dict()
+    for key, x in theta.items():
+        assert torch.equal(loaded[key], torch.zeros_like(x) if "data_law" in key else x)
+    save_file({key: x for key, x in theta.items() if "scale_law" not in key}, old, metadata=record)
+    with pytest.raises(InvalidInput, match="first differences.*scale_law"):
+        load_rule(old)
+
+
 def test_loading_draws_nothing_from_the_callers_seed(tmp_path):
     path = save_rule(tmp_path / "rule.safetensors", made("functional"))
     torch.manual_seed(0)

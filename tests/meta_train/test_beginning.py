@@ -171,7 +171,7 @@ def test_what_is_mistyped_is_said_in_words(tmp_path, override, said):
         ),
         (
             "rule._target_=lopd.rules.Neuron",
-            "error: rule._target_: 'lopd.rules.Neuron' cannot be found. Is its package",
+            "error: rule._target_: 'lopd.rules.Neuron' cannot be found, or not be imported: ",
         ),
         (
             "objective=raw_mean ++estimator.reference={tasks:1}",

@@ -1,14 +1,17 @@
 """The vmapped population against a plain loop over particles."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 
 from lopt import WeightSpace
 from lopt.rules import SGDM, Adam, Clock, Functional, Neuron, PerParameter
-from meta_train.unroll import draw, evaluate, start, unroll
-from tasks import ImageMLP, LossScaling, Quadratic
+from meta_train import PES, MetaValidation
+from meta_train.calibration import probe
+from meta_train.unroll import draw, evaluate, sizes_of, start, unroll
+from tasks import FewExamples, ImageMLP, LossScaling, Quadratic, Tabular
 
 STEPS, PARTICLES = 4, 3
 DOUBLE = torch.float64
@@ -146,3 +149,57 @@ def test_evaluate_with_a_task_for_each_particle(chunk_size):
     came = evaluate(tasks, {k: torch.stack([p[k] for p in params]) for k in params[0]}, "test", chunk_size=chunk_size)
     wanted = [task.loss(p, task.evaluation_batch("test")) for task, p in zip(tasks, params, strict=True)]
     torch.testing.assert_close(came, torch.stack(wanted))
+
+
+# --- what a rule is told of the data ---------------------------------------------------------------------------------
+
+
+def few(low: int = 20, high: int = 60) -> FewExamples:
+    return FewExamples(Tabular("wine", hidden=[3], batch_size=4), low, high)
+
+
+def test_sizes_of_tasks():
+    tasks: list[Any] = [few().sample(g) for g in generators()]
+    came = sizes_of(tasks, torch.empty(0, dtype=DOUBLE))
+    assert came is not None and came.dtype == DOUBLE
+    assert came.tolist() == [[len(task.rows["train"]), 4] for task in tasks]
+    assert len(set(came[:, 0].tolist())) > 1
+    assert sizes_of([*tasks, Quadratic().sample(torch.Generator())], torch.empty(0)) is None
+
+
+def estimate() -> None:
+    rule, estimator = SGDM(), PES(pairs=3, truncation=2, horizon=4)
+    theta = {k: p.detach() for k, p in rule.named_parameters()}
+    estimator.estimate(rule, theta, few(), estimator.start(rule, few(), 0), 0)
+
+
+def validate() -> None:
+    rule = SGDM()
+    validation = MetaValidation(few(), members=1, tasks=3, horizon=2, truncation=2, every=1)
+    validation.evaluate(rule, {k: p.detach() for k, p in rule.named_parameters()})
+
+
+def calibrate() -> None:
+    probe(Neuron(width=2, rounds=0), few().sample(torch.Generator()), 50, 1)
+
+
+@pytest.mark.parametrize(
+    ("caller", "module"),
+    [(estimate, "estimators.episodes"), (validate, "reference"), (calibrate, "calibration.probing")],
+)
+def test_whoever_unrolls_says_how_many_examples_each_task_has(caller, module, monkeypatch):
+    """Of each particle's own task; the two of an antithetic pair have the same."""
+    seen = []
+
+    def spy(rule, theta, task, population, drawn, lr, *, sizes, **others):
+        rows = drawn.movedim(1, 0).flatten(1)  # of each particle: they lie within its part of the table
+        spread = rows.amax(1) - rows.amin(1)
+        assert (sizes[:, 1] == 4).all() and (sizes[:, 0] > spread).all()
+        seen.append(sizes[:, 0].tolist())
+        return unroll(rule, theta, task, population, drawn, lr, sizes=sizes, **others)
+
+    monkeypatch.setattr(f"meta_train.{module}.unroll", spy)
+    caller()
+    assert seen and all(20 <= size <= 60 for sizes in seen for size in sizes)
+    if caller is estimate:
+        assert seen[0][:3] == seen[0][3:] and len(set(seen[0])) == 3

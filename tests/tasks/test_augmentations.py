@@ -82,7 +82,7 @@ def test_few_examples_of_a_text_are_stretches_beside_one_another() -> None:
 
 @pytest.mark.parametrize("family", [Quadratic(), LossScaling(MLP)])
 def test_few_examples_of_what_is_no_table(family: TaskFamily) -> None:
-    with pytest.raises(InvalidInput, match=r"wants tasks on a table.*Put it around the family itself"):
+    with pytest.raises(InvalidInput, match=r"wants tasks on a table.*put other augmentations around FewExamples"):
         sample(FewExamples(family))
 
 

@@ -10,11 +10,12 @@ Every neuron x, tensor t and the network g hold `width` channels. K(x) is the ta
 where a table's mean is that of its neurons. All means are over sets and all matrices are shared, so permuting the
 neurons of a table (or listing the tensors in another order) permutes the result. Over each table this is the complete
 linear map of a set (identity and mean); between tables and tensors it is a graph network on the graph of the
-architecture, with an edge for each axis. Nothing depends on the number or size of the tensors but
-for their features, which hold both. These also set the scale of the update directly, by a linear law of their
-logarithms, a power law, as width and depth do where a learning rate is transferred from one network to another by hand;
-that of hidden matrices, whose direction may be another, is the sum of this and one of their own. Another law goes by
-how often each example comes: who sees the same ones again and again learns them by heart if the steps are large.
+architecture, with an edge for each axis. Nothing depends on the number or size of the tensors but for their features,
+which hold both, and the bound of the share, below. The features also set the scale of the update directly, by a linear
+law of their logarithms, a power law, as width and depth do where a learning rate is transferred from one network to
+another by hand; that of hidden matrices, whose direction may be another, is the sum of this and one of their own.
+Another law goes by how often each example comes: who sees the same ones again and again learns them by heart if the
+steps are large.
 
 Legend: N neurons, K tables, T tensors, c width, R roles.
 """

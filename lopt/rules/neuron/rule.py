@@ -91,6 +91,7 @@ class Neuron(UpdateRule):
 
     default_lr: ClassVar[float] = 1e-3
     takes_shards: ClassVar[bool] = True
+    zero_if_absent: ClassVar[tuple[str, ...]] = ("network.data_law.weight", "network.data_law.bias")
 
     def __init__(
         self,

@@ -203,9 +203,10 @@ def test_rules_compile_as_one_graph(name):
     params, grads = tensors(space, 0), tensors(space, 1)
 
     def step(params, grads, state, t):
-        return rule(space, params, grads, State(state, {}), Clock(t))
+        return rule(space, params, grads, State(state, {}), Clock(t, *told))
 
     state, t = rule.init_state(space, params).tensors, torch.tensor(1.0)
+    told = [torch.tensor(x) for x in (9.0, 1.5, 40.0, 8.0)]
     came = torch.compile(step, backend="eager", fullgraph=True)(params, grads, state, t)
     assert gap(came, step(params, grads, state, t)) < 1e-12
 
