@@ -67,14 +67,8 @@ def test_a_rule_is_told_the_length_and_the_sizes(monkeypatch: pytest.MonkeyPatch
         return unroll(*arguments, horizon=horizon, sizes=sizes)
 
     monkeypatch.setattr("benchmark.population.unroll", spy)
-    runs(
-        Contender("x", Neuron(width=2, rounds=0), (0.001, 0.01)),
-        task,
-        [{"lr": 0.001}, {"lr": 0.01}],
-        (0, 1),
-        (0, 3),
-        (),
-    )
+    contender = Contender("x", Neuron(width=2, rounds=0), (0.001, 0.01))
+    runs(contender, task, settings_of(contender.axes), (0, 1), (0, 3), ("validation",))
     assert seen == [([3.0] * 4, [[1078.0, 8.0]] * 4)]
 
 
