@@ -148,6 +148,7 @@ class Run:
         self.tasks, self.steps = self.cohort.tasks * 2, setting.truncation
         self.lr = torch.full((self.steps, count), rule.default_lr, device=self.device)
         self.horizon = torch.full((count,), 10.0 * self.steps, device=self.device)
+        self.sizes = sizes_of(self.tasks, self.horizon)
         self.drawn = self.draw()
 
     def draw(self) -> Any:
@@ -166,7 +167,7 @@ class Run:
             self.lr[:steps],
             stacked_theta=True,
             horizon=self.horizon,
-            sizes=sizes_of(self.tasks, self.horizon),
+            sizes=self.sizes,
             compiled=compiled,
         )
 

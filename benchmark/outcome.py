@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -125,11 +125,11 @@ def _steps_to_target(race: Race, label: str) -> float:
     return math.inf if row is None or row.speed is None or row.speed.steps is None else row.speed.steps
 
 
-def _counts(factor: float | None) -> bool:
+def _counts(factor: float | None) -> TypeGuard[float]:
     """Whether it can be part of a geometric mean: not where the target was never reached, or at once."""
     return factor is not None and bool(np.isfinite(factor)) and factor > 0
 
 
 def _geometric(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None and _counts(value)]
+    known = [value for value in values if _counts(value)]
     return statistics.geometric_mean(known) if known and len(known) == len(values) else None

@@ -29,7 +29,7 @@ from benchmark.wording import (
     summary_cells,
 )
 
-_PARTLY = 1e-6
+_PARTLY = 1e-6  # what a mean over some tasks is sorted by is this times it: below every mean over all
 LONGEST_LINE = 600  # characters of a card's entry above which it is folded
 
 

@@ -59,7 +59,7 @@ class Supervised(Task):
         self.optimum, self.overlap = optimum, overlap
 
     @property
-    def sizes(self) -> Sizes | None:
+    def sizes(self) -> Sizes:
         return Sizes(max(1, len(self.rows["train"]) // self.overlap), self.batch_size)
 
     def part(self, count: int, first: int) -> Supervised:

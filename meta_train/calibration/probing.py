@@ -94,6 +94,7 @@ def probe(
     like, pieces = next(iter(initial[0].values())), truncations(horizon, PIECE)
     lr = like.new_full((PIECE, choices * runs), rule.default_lr)
     end = like.new_full((lr.shape[1],), float(pieces * PIECE)) if told else None
+    sizes = sizes_of([task] * lr.shape[1], like)
     theta, curves = _changed(rule, runs), [evaluate(task, population.params, "validation")]
     for piece in range(pieces):
         sources = [generator(seed, "batches", number, run, piece) for run in range(runs)]
@@ -109,7 +110,7 @@ def probe(
                 lr,
                 stacked_theta=True,
                 horizon=end,
-                sizes=sizes_of([task] * lr.shape[1], like),
+                sizes=sizes,
                 space=space,
             )
         curves.append(evaluate(task, population.params, "validation"))

@@ -50,7 +50,7 @@ class FewExamples(Wrapper):
                 f"{type(task).__name__}. Give such a family, as ImageMLP or Tabular, and put other augmentations "
                 "around FewExamples"
             )
-        rows, overlap = len(task.rows["train"]), task.overlap
-        count = min(round(log_uniform(self.low, self.high, generator)), max(1, rows // overlap))
-        first = torch.randint(max(0, rows - count * overlap) + 1, (), generator=generator, device=generator.device)
+        count = min(round(log_uniform(self.low, self.high, generator)), task.sizes.dataset)
+        spare = max(0, len(task.rows["train"]) - count * task.overlap)
+        first = torch.randint(spare + 1, (), generator=generator, device=generator.device)
         return task.part(count, int(first))

@@ -43,17 +43,17 @@ class Neuron(UpdateRule):
        + h_1 \frac{m}{\sqrt{\bar v}} + h_f \frac{m}{\sqrt{v_i v_j / \bar v}} \Big)_{ij}
        + r_i b_j\, h_r \frac{m_i}{\sqrt{v_i}} + b_j\, h_c \frac{m_j}{\sqrt{v_j}} $$
 
-    where a single index (m_i, v_j) is a mean over a row or a column, v̄ is the mean of v, w̄ the RMS of w, and
-    ρ = RMS(m) / v̄^½ brings g and w to about the size of m / √v. The last two terms broadcast means over rows and
-    columns, as the equivariant linear map of a matrix does: h_r = -1 centres the inputs of a layer. The coefficients h
-    and σ belong to a tensor, the corrections r (of rows) and b (of columns), between 1/e and e, to a neuron on an axis
-    of one role. The logarithm of σ gains a linear function of the tensor's features, a power law of its sizes and its
-    place in the network, and σ falls as a learned power of 1 - t / T, for which 1/2 stands where the horizon T is not
-    known. All come from a functional over tokens of neurons, tensors and the network (tokens.py, network.py); the step,
-    and the horizon and the loss if given, are among its inputs. Where the sizes of the data
-    set and of a batch are given, σ is multiplied by a learned power of how often an example comes until the horizon,
-    between 1/32 and 1 (and not below a fifth of the number of examples for each weight). Its last layers start at zero:
-    h = 0, r = b = σ = 1, which is Adam brought to RMS 1.
+    where a single index (m_i, v_j) is a mean over a row or a column, v̄ is the mean of v, w̄ the RMS of w, and ρ =
+    RMS(m) / v̄^½ brings g and w to about the size of m / √v. The last two terms broadcast means over rows and columns,
+    as the equivariant linear map of a matrix does: h_r = -1 centres the inputs of a layer. The coefficients h and σ
+    belong to a tensor, the corrections r (of rows) and b (of columns), between 1/e and e, to a neuron on an axis of one
+    role. The logarithm of σ gains a linear function of the tensor's features, a power law of its sizes and its place in
+    the network, and σ falls as a learned power of 1 - t / T, for which 1/2 stands where the horizon T is not known. All
+    come from a functional over tokens of neurons, tensors and the network (tokens.py, network.py); the step, and the
+    horizon and the loss if given, are among its inputs. Where the sizes of the data set and of a batch are given, σ is
+    multiplied by a learned power of how often an example comes until the horizon, between 1/32 and 1 (and not below a
+    fifth of the number of examples for each weight). Its last layers start at zero: h = 0, r = b = σ = 1, which is Adam
+    brought to RMS 1.
 
     So lr is the RMS change of a weight in a step; σ is at most 10, and at least 1/1000 before it falls. A tensor of one
     element moves by ± lr σ. Nothing depends on the scale of the loss, and nothing in θ on the shape or number of the
